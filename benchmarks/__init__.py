@@ -1,0 +1,1 @@
+"""Reproducible comparisons: real models with real task metrics, peers, timing and tables."""
