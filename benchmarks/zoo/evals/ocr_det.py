@@ -6,6 +6,6 @@ from pathlib import Path
 # The command line loads this file by its path, from any working directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from benchmarks.zoo.ocr_det import evaluate  # noqa: E402
+from benchmarks.zoo.ocr_det import evaluate
 
 __all__ = ["evaluate"]
