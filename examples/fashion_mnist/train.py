@@ -198,7 +198,7 @@ def main() -> None:
 
     model = SmallResNet(classes=int(train_labels.max()) + 1)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    # In this memory format oneDNN trains several times faster; values do not depend on it.
+    # Training takes half the time in this memory format.
     model = model.to(memory_format=torch.channels_last)
     train(model, torch.from_numpy(train_images), torch.from_numpy(train_labels), options.epochs)
     model = model.to(memory_format=torch.contiguous_format)
@@ -208,13 +208,11 @@ def main() -> None:
     print(f"top-1, the first {TEST_IMAGES}: {part:.4f}")
 
     export(model, images[:2].clone(), options.out)
-    chosen = np.random.default_rng(options.seed).choice(
-        len(train_images), min(CALIBRATION_IMAGES, len(train_images)), replace=False
-    )
-    np.savez_compressed(options.out / "calib.npz", **{INPUT_NAME: train_images[np.sort(chosen)]})
+    count = min(CALIBRATION_IMAGES, len(train_images))
+    chosen = np.random.default_rng(options.seed).choice(len(train_images), count, replace=False)
+    np.savez_compressed(options.out / "calib.npz", image=train_images[np.sort(chosen)])
     np.savez_compressed(
-        options.out / "test.npz",
-        **{INPUT_NAME: test_images[:TEST_IMAGES], "labels": test_labels[:TEST_IMAGES]},
+        options.out / "test.npz", image=test_images[:TEST_IMAGES], labels=test_labels[:TEST_IMAGES]
     )
 
 
