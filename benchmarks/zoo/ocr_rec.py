@@ -73,6 +73,7 @@ def _input(image: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     return text_images.network_input(gray, max(MIN_WIDTH, gray.shape[1]))
 
 
+@cache
 def _lines(split: str, count: int, seed: int) -> list[store.Sample]:
     def build() -> Iterator[store.Sample]:
         rng = np.random.default_rng(seed)
