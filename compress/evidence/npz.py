@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from compress.errors import UsageError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: magic, lengths of name and extra
+_SKIP_BYTES = 1 << 20
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -99,12 +100,13 @@ class NpzArray:
     ) -> Iterator[NDArray[Any]]:
         row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         with archive.open(self.member) as stream:
-            # Seeking forward in a compressed member decompresses and drops in bounded chunks.
+            position = 0
             for i in indices:
-                stream.seek(self.data_offset + i * size * row_bytes)
-                data = stream.read(size * row_bytes)
-                if len(data) != size * row_bytes:
-                    raise EOFError(f"{self.member} ends early")
+                start = self.data_offset + i * size * row_bytes
+                while position < start:  # seek() would hold 16 MB at a time
+                    position += len(_exactly(stream, min(_SKIP_BYTES, start - position)))
+                data = _exactly(stream, size * row_bytes)
+                position += len(data)
                 yield np.frombuffer(bytearray(data), self.dtype).reshape(size, *self.shape[1:])
 
     def _whole(self, archive: zipfile.ZipFile) -> NDArray[Any]:
@@ -155,6 +157,13 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
                 npy.write_array(stream, np.asarray(array), allow_pickle=False)
+
+
+def _exactly(stream: IO[bytes], count: int) -> bytes:
+    data = stream.read(count)
+    if len(data) != count:
+        raise EOFError("an array ends early")
+    return data
 
 
 def _header(path: Path, name: str, info: zipfile.ZipInfo, stream: IO[bytes]) -> NpzArray:
