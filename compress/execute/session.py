@@ -1,0 +1,170 @@
+"""Running a Model in onnxruntime: sessions as the project measures and verifies with."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from compress.errors import DeviceError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+
+PROTOBUF_LIMIT = 2**31 - 1
+"""A serialised message must stay below this many bytes; larger models go through a file."""
+
+
+def serialized(model: ir.Model) -> bytes | None:
+    """The model as one protobuf message, or None if its weights do not fit into one."""
+    total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
+    if total > PROTOBUF_LIMIT - 64 * 2**20:
+        return None
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+def session_options(*, threads: int = 1, profile_prefix: str | None = None) -> ort.SessionOptions:
+    """Options as measured everywhere: one thread by default, quiet, nothing spinning."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
+    return options
+
+
+class Runner:
+    """An onnxruntime CPU session over a model in memory or on disk.
+
+    Calling it maps input arrays to output arrays by name. Models over 2 GB are written to a
+    temporary folder that lives as long as the runner.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model | bytes | Path | str,
+        *,
+        threads: int = 1,
+        profile_prefix: str | None = None,
+    ) -> None:
+        import onnxruntime as ort
+
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        source: bytes | str
+        if isinstance(model, ir.Model):
+            data = serialized(model)
+            if data is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="compress-")
+                source = str(Path(self._folder.name) / "model.onnx")
+                ir.save(model, source, external_data="model.onnx.data")
+            else:
+                source = data
+        else:
+            source = str(model) if isinstance(model, Path) else model
+        try:
+            self.session = ort.InferenceSession(
+                source,
+                session_options(threads=threads, profile_prefix=profile_prefix),
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:
+            raise DeviceError(f"onnxruntime cannot load the model: {first_line(error)}") from error
+        self.inputs = [i.name for i in self.session.get_inputs()]
+        self.outputs = [o.name for o in self.session.get_outputs()]
+
+    def __call__(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """The outputs named (default: all) for these inputs.
+
+        Raises:
+            DeviceError: onnxruntime refused the inputs or failed while running.
+        """
+        names = list(self.outputs if outputs is None else outputs)
+        try:
+            arrays = self.session.run(names, dict(feeds))
+        except Exception as error:
+            raise DeviceError(f"onnxruntime failed while running: {first_line(error)}") from error
+        return dict(zip(names, arrays, strict=True))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def kernel_times(
+    model: ir.Model | bytes, feeds: Feeds, *, runs: int, warmup: int = 2
+) -> list[tuple[str, str, float]]:
+    """(node name, kernel, microseconds) of every kernel onnxruntime ran, in its order.
+
+    The figure is the mean of the faster half of `runs`: the profiler's clock ticks in whole
+    microseconds, so a median of short kernels would be a multiple of one.
+    """
+    with tempfile.TemporaryDirectory(prefix="compress-") as folder:
+        runner = Runner(model, profile_prefix=os.path.join(folder, "profile"))
+        for _ in range(warmup + runs):
+            runner.session.run(None, dict(feeds))
+        with open(runner.session.end_profiling(), encoding="utf-8") as file:
+            events: list[dict[str, Any]] = json.load(file)
+    samples: dict[tuple[int, str, str], list[float]] = collections.defaultdict(list)
+    for event in events:
+        name = str(event.get("name", ""))
+        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
+            arguments = event["args"]
+            key = (int(arguments["node_index"]), name[: -len("_kernel_time")], arguments["op_name"])
+            samples[key].append(float(event["dur"]))
+    result = []
+    for (_, name, kernel), durations in samples.items():
+        kept = sorted(durations[warmup:] or durations)
+        half = kept[: max(1, (len(kept) + 1) // 2)]
+        result.append((name, kernel, sum(half) / len(half)))
+    return result
+
+
+def value_shapes(
+    model: ir.Model, feeds: Feeds, names: Iterable[str]
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    """(shape, dtype) of the named values for these inputs, by running the model once."""
+    arrays = Runner(with_outputs(model, names))(feeds)
+    return {name: (tuple(array.shape), str(array.dtype)) for name, array in arrays.items()}
+
+
+def with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:
+    """A copy of the model whose outputs are exactly the named values (weights are shared)."""
+    wanted = list(dict.fromkeys(names))
+    clone = model.clone()
+    values: dict[str, ir.Value] = {str(v.name): v for v in clone.graph.inputs}
+    for node in clone.graph:
+        values.update((str(v.name), v) for v in node.outputs)
+    clone.graph.outputs.clear()
+    clone.graph.outputs.extend(values[name] for name in wanted)
+    return clone
+
+
+def random_feeds(
+    shapes: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], seed: int = 0
+) -> dict[str, Array]:
+    """Inputs for timing where no data is at hand: normal floats, zeros for everything else."""
+    generator = np.random.default_rng(seed)
+    return {
+        name: generator.normal(size=shape).astype(dtype)
+        if np.dtype(dtype).kind == "f"
+        else np.zeros(shape, dtype)
+        for name, (shape, dtype) in shapes.items()
+    }
