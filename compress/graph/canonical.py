@@ -5,11 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes import common
+from onnx_ir.passes import PreconditionError
+from onnx_ir.passes import common as library
 
-from compress.graph.upgrade_opset import SUPPORTED_OPSET, upgrade_opset
+from compress.errors import ModelError
+from compress.graph.base import Pass
+from compress.graph.eliminate_dead import EliminateDead
+from compress.graph.eliminate_noops import EliminateNoOps
+from compress.graph.fix_inputs import FixInputs
+from compress.graph.fold_batch_norm import FoldBatchNorm
+from compress.graph.fold_constants import FoldConstants
+from compress.graph.fold_control_flow import FoldControlFlow
+from compress.graph.fold_shapes import FoldShapes
+from compress.graph.infer_shapes import InferShapes
+from compress.graph.lift_constants import LiftConstants
+from compress.graph.merge_duplicates import MergeDuplicates
+from compress.graph.name_values import NameValues
+from compress.graph.order import all_graphs, sort_graphs, topological_order
+from compress.graph.upgrade_opset import SUPPORTED_OPSET, UpgradeOpset
+from compress.graph.validate import validate
 
 __all__ = ["SUPPORTED_OPSET", "canonicalize"]
+
+REWRITES: tuple[Pass, ...] = (
+    EliminateNoOps(),
+    FoldShapes(),
+    FoldConstants(),
+    FoldControlFlow(),
+    FoldBatchNorm(),
+    MergeDuplicates(),
+    EliminateDead(),
+)
+"""Repeated until none of them changes anything, with fresh shapes each time."""
+
+MOST_ROUNDS = 20
 
 
 def canonicalize(
@@ -18,16 +47,70 @@ def canonicalize(
     shapes: Mapping[str, Sequence[int]] | None = None,
     fixed_inputs: Mapping[str, object] | None = None,
 ) -> ir.Model:
-    """The canonical form of `model`; the argument is left as it is."""
-    model = model.clone()
-    for value in [v for v in model.graph.inputs if v.is_initializer()]:
-        model.graph.inputs.remove(value)
-    model = upgrade_opset(model)
-    common.InlinePass()(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    common.IdentityEliminationPass()(model)
-    common.CommonSubexpressionEliminationPass()(model)
-    common.RemoveUnusedNodesPass()(model)
-    common.NameFixPass()(model)
-    common.ShapeInferencePass(strict_mode=False, check_type=False)(model)
+    """The canonical form of `model`, which computes the same; the argument is left as it is.
+
+    Tensors are shared with the argument, not copied. Metadata, names of inputs, outputs and
+    initialisers survive; dynamic dimensions stay dynamic unless `shapes` fixes them. The result
+    depends on the arguments alone, and canonicalising it again changes nothing.
+
+    Args:
+        model: any ONNX model of opset 7 or newer.
+        shapes: input name -> dimensions to fix; -1 leaves one dynamic.
+        fixed_inputs: input name -> value that it always has; it is no input of the result.
+
+    Raises:
+        ModelError: the model is not sound, or not supported; see `validate`.
+        UsageError: `shapes` or `fixed_inputs` do not fit the model's inputs.
+    """
+    validate(model)
+    model = _clone(model)
+    FixInputs(shapes or {}, fixed_inputs or {}).run(model)
+    # Before version 4 of the file format every initialiser was an input as well.
+    library.RemoveInitializersFromInputsPass()(model)
+    NameValues().run(model)
+    LiftConstants().run(model)
+    InferShapes().run(model)
+    UpgradeOpset().run(model)
+    _inline_functions(model)
+    NameValues().run(model)
+    LiftConstants().run(model)
+    for _ in range(MOST_ROUNDS):
+        InferShapes().run(model)
+        changed = [rewrite.run(model) for rewrite in REWRITES]
+        if not any(changed):
+            break
+        NameValues().run(model)
     return model
+
+
+def _clone(model: ir.Model) -> ir.Model:
+    """A copy that shares the tensors; nodes are in topological order."""
+    orders = {graph: list(graph) for graph in all_graphs(model.graph)}
+    unsorted = {g: nodes for g, nodes in orders.items() if topological_order(g) != nodes}
+    try:
+        # onnx_ir clones sorted graphs only; the order is put back below.
+        if unsorted:
+            sort_graphs(model.graph)
+        copy = model.clone()
+    finally:
+        for graph, nodes in unsorted.items():
+            graph.extend(nodes)
+    copy.meta.update(model.meta)
+    for value in (*copy.graph.inputs, *copy.graph.outputs):
+        # The type objects are shared, and setting a dtype writes into them.
+        if value.type is not None and isinstance(value.type, ir.TensorType):
+            value.type = ir.TensorType(value.type.dtype, denotation=value.type.denotation)
+    return copy
+
+
+def _inline_functions(model: ir.Model) -> None:
+    if not model.functions:
+        return
+    try:
+        library.InlinePass()(model)
+    except PreconditionError as error:
+        raise ModelError(f"the model's functions call each other in a circle: {error}") from error
+    except (ValueError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"a function of the model cannot be inlined: {reason}") from error
+    sort_graphs(model.graph)

@@ -1,0 +1,209 @@
+"""Derive the dtype and shape of every value anew, from the inputs and initialisers alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx
+import onnx_ir as ir
+
+from compress.errors import ModelError
+from compress.graph.base import Pass
+from compress.graph.order import all_graphs
+from compress.graph.skeleton import skeleton_proto
+
+_GENERATED = re.compile(r"unk__\d+")
+_DimList = list[int | str | None]
+
+
+@dataclass(frozen=True)
+class InferShapes(Pass):
+    """Fresh dtypes and shapes; what the file said about inner values is forgotten first.
+
+    Given:  `input %x:f32[?,3,8,8]`, `%y:f32[1,9,9,9] = Relu(%x)` (stale)
+    Result: `input %x:f32[x_d0,3,8,8]`, `%y:f32[x_d0,3,8,8] = Relu(%x)`
+
+    1. Every dynamic dimension of an input has a name; those without one get `<input>_d<axis>`.
+    2. Outputs of operators nobody knows keep the dtype and shape that the file gives them.
+    3. Dimensions that inference cannot derive are named `_d0`, `_d1`... in the order of the nodes;
+       the same name then means the same number.
+    4. A graph output keeps its declared dimension where inference knows nothing better.
+
+    Values have names (`NameValues` ran), and the rules are those of `onnx.shape_inference`.
+    """
+
+    name: ClassVar[str] = "infer-shapes"
+
+    def run(self, model: ir.Model) -> bool:
+        """Replace all types and shapes; whether any of them differs from before.
+
+        Raises:
+            ModelError: shape inference refuses the model altogether.
+        """
+        name_input_dims(model)
+        before = {value: (value.type, value.shape) for value in _produced(model)}
+        declared = {value: value.shape for value in model.graph.outputs}
+        for value in before:
+            if not _is_foreign(value, model):
+                value.shape = None
+                if not value.is_graph_output():
+                    value.type = None
+        symbols = _Symbols(model)
+        types = _infer(model)
+        for value, (old_type, old_shape) in before.items():
+            found = types.get(value.name or "")
+            if found is not None:
+                type_, dims = found
+                value.type = type_
+                if value in declared:
+                    dims = _prefer(dims, value, declared[value], symbols.known)
+                value.shape = _shape(dims, symbols)
+            elif _is_foreign(value, model):
+                value.type, value.shape = old_type, old_shape
+            elif value.is_graph_output():
+                value.type, value.shape = old_type, declared.get(value, old_shape)
+        return any((v.type, v.shape) != old for v, old in before.items())
+
+
+def name_input_dims(model: ir.Model) -> None:
+    """Name the unnamed dynamic dimensions of the model's inputs, negative numbers among them."""
+    taken = {d for v in model.graph.inputs for d in _named_dims(v.shape)}
+    taken |= {d for v in model.graph.outputs for d in _named_dims(v.shape)}
+    for value in model.graph.inputs:
+        if value.shape is None:
+            continue
+        dims: list[int | ir.SymbolicDim] = []
+        for axis, dim in enumerate(value.shape):
+            known = dim >= 0 if isinstance(dim, int) else bool(dim.value)
+            if known:
+                dims.append(dim)
+                continue
+            name = base = f"{_dim_prefix(value)}_d{axis}"
+            count = 0
+            while name in taken:
+                count += 1
+                name = f"{base}_{count}"
+            taken.add(name)
+            dims.append(ir.SymbolicDim(name))
+        value.shape = ir.Shape(dims)
+
+
+class _Symbols:
+    """Names for the dimensions that inference could not derive."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.known = {d for v in model.graph.inputs for d in _named_dims(v.shape)}
+        self._taken = self.known | {d for v in model.graph.outputs for d in _named_dims(v.shape)}
+        self._renamed: dict[str, str] = {}
+        self._count = 0
+
+    def name(self, symbol: str) -> str:
+        if symbol in self._taken or not _GENERATED.fullmatch(symbol):
+            return symbol
+        if symbol not in self._renamed:
+            while f"_d{self._count}" in self._taken:
+                self._count += 1
+            self._renamed[symbol] = f"_d{self._count}"
+            self._count += 1
+        return self._renamed[symbol]
+
+
+def _named_dims(shape: ir.Shape | None) -> Iterator[str]:
+    for dim in shape or ():
+        if isinstance(dim, ir.SymbolicDim) and dim.value:
+            yield str(dim.value)
+
+
+def _produced(model: ir.Model) -> list[ir.Value]:
+    """Every value that has a producer, and the inputs of subgraphs, which inference types too."""
+    found: dict[ir.Value, None] = {}
+    for graph in all_graphs(model.graph):
+        if graph is not model.graph:
+            found.update(dict.fromkeys(graph.inputs))
+        for node in graph:
+            found.update((v, None) for v in node.outputs if v.name)
+    return list(found)
+
+
+def _is_foreign(value: ir.Value, model: ir.Model) -> bool:
+    """Whether `value` comes out of an operator that shape inference has no rule for."""
+    node = value.producer()
+    if node is None:
+        return True
+    version = model.opset_imports.get(node.domain)
+    if version is None:
+        return True
+    return not onnx.defs.has(node.op_type, version, node.domain)
+
+
+def _infer(model: ir.Model) -> dict[str, tuple[ir.TypeProtocol, _DimList | None]]:
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton_proto(model), data_prop=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"shape inference refuses the model: {reason}") from error
+    types: dict[str, tuple[ir.TypeProtocol, _DimList | None]] = {}
+    graphs = [inferred.graph]
+    for graph in graphs:
+        for info in (*graph.value_info, *graph.output):
+            type_ = ir.serde.deserialize_type_proto_for_type(info.type)
+            if type_ is not None:
+                types.setdefault(info.name, (type_, _dims(info.type)))
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    graphs.append(attribute.g)
+                graphs.extend(attribute.graphs)
+    return types
+
+
+def _dims(type_: onnx.TypeProto) -> _DimList | None:
+    kind = type_.WhichOneof("value")
+    while kind in ("sequence_type", "optional_type"):
+        type_ = getattr(type_, kind).elem_type
+        kind = type_.WhichOneof("value")
+    if kind not in ("tensor_type", "sparse_tensor_type"):
+        return None
+    tensor = getattr(type_, kind)
+    if not tensor.HasField("shape"):
+        return None
+    return [
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or None)
+        for d in tensor.shape.dim
+    ]
+
+
+def _prefer(
+    dims: _DimList | None, value: ir.Value, declared: ir.Shape | None, known: set[str]
+) -> _DimList | None:
+    """What a graph output's shape is: `dims` as inferred, `declared` as the file says.
+
+    A number and an input's symbol are inferred for certain. Otherwise the declared dimension
+    stands, or a name of the output's own, so that inferring again gives the same.
+    """
+    wanted: _DimList = [
+        (d if d >= 0 else None) if isinstance(d, int) else (d.value and str(d.value))
+        for d in declared or ()
+    ]
+    if dims is None:
+        return None if declared is None else wanted
+    if len(dims) != len(wanted):
+        wanted = [None] * len(dims)
+    own = _dim_prefix(value)
+    return [
+        dim if isinstance(dim, int) or dim in known else want or f"{own}_d{axis}"
+        for axis, (dim, want) in enumerate(zip(dims, wanted, strict=True))
+    ]
+
+
+def _dim_prefix(value: ir.Value) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]", "_", value.name or "value")
+
+
+def _shape(dims: _DimList | None, symbols: _Symbols) -> ir.Shape | None:
+    if dims is None:
+        return None
+    return ir.Shape([symbols.name(d) if isinstance(d, str) else d for d in dims])
