@@ -20,6 +20,7 @@ from compress.graph.fold_shapes import FoldShapes
 from compress.graph.infer_shapes import InferShapes
 from compress.graph.lift_constants import LiftConstants
 from compress.graph.merge_duplicates import MergeDuplicates
+from compress.graph.merge_layout import MergeLayout
 from compress.graph.name_values import NameValues
 from compress.graph.order import all_graphs, sort_graphs, topological_order
 from compress.graph.upgrade_opset import SUPPORTED_OPSET, UpgradeOpset
@@ -33,6 +34,7 @@ REWRITES: tuple[Pass, ...] = (
     FoldConstants(),
     FoldControlFlow(),
     FoldBatchNorm(),
+    MergeLayout(),
     MergeDuplicates(),
     EliminateDead(),
 )
@@ -69,7 +71,12 @@ def canonicalize(
     library.RemoveInitializersFromInputsPass()(model)
     NameValues().run(model)
     LiftConstants().run(model)
-    InferShapes().run(model)
+    # Ranks decide how some operators are upgraded, and shape arithmetic decides ranks.
+    for _ in range(MOST_ROUNDS):
+        InferShapes().run(model)
+        changed = [rewrite.run(model) for rewrite in (FoldShapes(), FoldConstants())]
+        if model.opset_imports.get("", SUPPORTED_OPSET) >= SUPPORTED_OPSET or not any(changed):
+            break
     UpgradeOpset().run(model)
     _inline_functions(model)
     NameValues().run(model)

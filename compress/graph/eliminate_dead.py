@@ -24,7 +24,8 @@ class EliminateDead(Pass):
 
     1. Nodes without a read output, consumers first; what their subgraphs read is released too.
     2. Optional outputs at the end of a node that nothing reads, and left-out inputs there.
-    3. Initialisers that nothing reads and that are no graph output; functions nobody calls.
+    3. Initialisers that nothing reads and that are no graph output; functions nobody calls;
+       imports of operator sets nobody uses.
     """
 
     name: ClassVar[str] = "eliminate-dead"
@@ -44,7 +45,8 @@ class EliminateDead(Pass):
                 if not _is_read(value) and not value.is_graph_input():
                     del graph.initializers[name]
                     changed = True
-        return _drop_functions(model) or changed
+        changed |= _drop_functions(model)
+        return _drop_imports(model) or changed
 
 
 def _is_read(value: ir.Value) -> bool:
@@ -94,4 +96,14 @@ def _drop_functions(model: ir.Model) -> bool:
     unused = [identifier for identifier in model.functions if identifier not in reached]
     for identifier in unused:
         del model.functions[identifier]
+    return bool(unused)
+
+
+def _drop_imports(model: ir.Model) -> bool:
+    if model.functions:
+        return False
+    used = {"", *(node.domain for node in all_nodes(model.graph))}
+    unused = [domain for domain in model.opset_imports if domain not in used]
+    for domain in unused:
+        del model.opset_imports[domain]
     return bool(unused)

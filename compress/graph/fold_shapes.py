@@ -20,7 +20,7 @@ from compress.graph.rewrite import (
     replace_value,
     small_constant,
 )
-from compress.graph.traversal import attribute_int, is_op
+from compress.graph.traversal import attribute_int, attribute_ints, is_op
 
 Entry = int | str | None
 """A number, a symbol that always means the same number, or unknown."""
@@ -110,9 +110,9 @@ def _fix_target(node: ir.Node, known: dict[ir.Value, IntTensor], names: Names) -
     wanted = known.get(target)
     if wanted is None or wanted.is_scalar or attribute_int(node, "allowzero", 0):
         return False
-    dims = _dims(x)
+    dims = dimensions(x)
     if is_op(node, "Reshape"):
-        constant = _reshape_target(wanted.entries, dims)
+        constant = reshape_target(wanted.entries, dims)
     else:
         constant = _expand_target(wanted.entries, dims)
     if constant is None or node.graph is None:
@@ -122,16 +122,15 @@ def _fix_target(node: ir.Node, known: dict[ir.Value, IntTensor], names: Names) -
     return True
 
 
-def _reshape_target(wanted: tuple[Entry, ...], dims: tuple[Entry, ...] | None) -> list[int] | None:
+def reshape_target(wanted: tuple[Entry, ...], dims: tuple[Entry, ...] | None) -> list[int] | None:
+    """A constant target that reshapes `dims` to `wanted`; None where one cannot say it."""
     target: list[int] = []
     for position, entry in enumerate(wanted):
         here = dims[position] if dims is not None and position < len(dims) else None
-        if isinstance(entry, int) and entry != 0:
+        if isinstance(entry, int):
             target.append(entry)
-        elif isinstance(entry, str) and entry == here:
+        elif entry is not None and entry == here:
             target.append(0)
-        elif entry == 0:
-            return None
         else:
             target.append(-1)
     return target if target.count(-1) <= 1 else None
@@ -153,7 +152,8 @@ def _expand_target(wanted: tuple[Entry, ...], dims: tuple[Entry, ...] | None) ->
     return target
 
 
-def _dims(value: ir.Value | None) -> tuple[Entry, ...] | None:
+def dimensions(value: ir.Value | None) -> tuple[Entry, ...] | None:
+    """The dimensions of `value` as far as they are derived; None where not even the rank is."""
     if value is None or value.shape is None:
         return None
     # What a file declares of its outputs is a claim, not a derivation.
@@ -179,7 +179,7 @@ Known = dict[ir.Value, IntTensor]
 
 
 def _shape(node: ir.Node, known: Known) -> IntTensor | None:
-    dims = _dims(input_of(node, 0))
+    dims = dimensions(input_of(node, 0))
     if dims is None:
         return None
     end = node.attributes.get("end")
@@ -188,7 +188,7 @@ def _shape(node: ir.Node, known: Known) -> IntTensor | None:
 
 
 def _size(node: ir.Node, known: Known) -> IntTensor | None:
-    dims = _dims(input_of(node, 0))
+    dims = dimensions(input_of(node, 0))
     numbers = None if dims is None else IntTensor(dims, False).numbers
     return None if numbers is None else IntTensor((int(np.prod(numbers)),), True)
 
@@ -206,18 +206,21 @@ def _gather(node: ir.Node, known: Known) -> IntTensor | None:
 
 def _slice(node: ir.Node, known: Known) -> IntTensor | None:
     data = known.get(node.inputs[0]) if node.inputs[0] else None
-    bounds = [_entries(input_of(node, i), known) for i in (1, 2)]
-    step = _entries(input_of(node, 4), known) if input_of(node, 4) is not None else None
-    if data is None or data.is_scalar or (input_of(node, 4) is not None and step is None):
+    if data is None or data.is_scalar:
         return None
-    numbers = [b.numbers if b is not None else None for b in (*bounds, step)]
-    start, end = numbers[0], numbers[1]
-    if start is None or end is None or len(start) != 1 or len(end) != 1:
+    bounds = [_bound(node, known, i, name) for i, name in ((1, "starts"), (2, "ends"))]
+    step = 1 if input_of(node, 4) is None else _bound(node, known, 4, "steps")
+    if bounds[0] is None or bounds[1] is None or step != 1:
         return None
-    stride = 1 if numbers[2] is None else numbers[2][0]
-    if stride != 1:
-        return None
-    return IntTensor(data.entries[start[0] : end[0]], False)
+    return IntTensor(data.entries[bounds[0] : bounds[1]], False)
+
+
+def _bound(node: ir.Node, known: Known, index: int, attribute: str) -> int | None:
+    """One number that is input `index`, or before opset 10 an attribute."""
+    old_form = attribute_ints(node, attribute)
+    found = _entries(input_of(node, index), known)
+    numbers = old_form if found is None else found.numbers
+    return numbers[0] if numbers is not None and len(numbers) == 1 else None
 
 
 def _concat(node: ir.Node, known: Known) -> IntTensor | None:
@@ -246,10 +249,8 @@ def _squeeze(node: ir.Node, known: Known) -> IntTensor | None:
 
 def _unsqueeze(node: ir.Node, known: Known) -> IntTensor | None:
     data = known.get(node.inputs[0]) if node.inputs[0] else None
-    axes = _entries(input_of(node, 1), known)
-    if data is None or not data.is_scalar or axes is None or len(axes.entries) != 1:
-        return None
-    return IntTensor(data.entries, False)
+    one_axis = node.outputs[0].shape is not None and len(node.outputs[0].shape) == 1
+    return IntTensor(data.entries, False) if data is not None and one_axis else None
 
 
 def _cast(node: ir.Node, known: Known) -> IntTensor | None:

@@ -15,7 +15,6 @@ from compress.graph.base import Pass
 from compress.graph.order import all_graphs
 from compress.graph.skeleton import skeleton_proto
 
-_GENERATED = re.compile(r"unk__\d+")
 _DimList = list[int | str | None]
 
 
@@ -45,26 +44,24 @@ class InferShapes(Pass):
         """
         name_input_dims(model)
         before = {value: (value.type, value.shape) for value in _produced(model)}
-        declared = {value: value.shape for value in model.graph.outputs}
+        symbols = _Symbols(model, [v for v in before if _is_foreign(v, model)])
         for value in before:
             if not _is_foreign(value, model):
                 value.shape = None
                 if not value.is_graph_output():
                     value.type = None
-        symbols = _Symbols(model)
         types = _infer(model)
+        outputs = set(model.graph.outputs)
         for value, (old_type, old_shape) in before.items():
             found = types.get(value.name or "")
             if found is not None:
-                type_, dims = found
-                value.type = type_
-                if value in declared:
-                    dims = _prefer(dims, value, declared[value], symbols.known)
-                value.shape = _shape(dims, symbols)
-            elif _is_foreign(value, model):
+                value.type, dims = found
+                if value in outputs:
+                    value.shape = _output_shape(value, dims, old_shape, symbols)
+                else:
+                    value.shape = None if dims is None else ir.Shape(map(symbols.rename, dims))
+            elif _is_foreign(value, model) or value in outputs:
                 value.type, value.shape = old_type, old_shape
-            elif value.is_graph_output():
-                value.type, value.shape = old_type, declared.get(value, old_shape)
         return any((v.type, v.shape) != old for v, old in before.items())
 
 
@@ -92,23 +89,25 @@ def name_input_dims(model: ir.Model) -> None:
 
 
 class _Symbols:
-    """Names for the dimensions that inference could not derive."""
+    """The names that dimensions have from outside, and fresh ones for those that inference made."""
 
-    def __init__(self, model: ir.Model) -> None:
-        self.known = {d for v in model.graph.inputs for d in _named_dims(v.shape)}
-        self._taken = self.known | {d for v in model.graph.outputs for d in _named_dims(v.shape)}
+    def __init__(self, model: ir.Model, foreign: list[ir.Value]) -> None:
+        given = [*model.graph.inputs, *foreign]
+        self.given = {d for v in given for d in _named_dims(v.shape)}
+        self._taken = self.given | {d for v in model.graph.outputs for d in _named_dims(v.shape)}
         self._renamed: dict[str, str] = {}
         self._count = 0
 
-    def name(self, symbol: str) -> str:
-        if symbol in self._taken or not _GENERATED.fullmatch(symbol):
-            return symbol
-        if symbol not in self._renamed:
+    def rename(self, dim: int | str | None) -> int | str | None:
+        """`dim`, or its `_d` name if inference made it up."""
+        if not isinstance(dim, str) or dim in self.given:
+            return dim
+        if dim not in self._renamed:
             while f"_d{self._count}" in self._taken:
                 self._count += 1
-            self._renamed[symbol] = f"_d{self._count}"
+            self._renamed[dim] = f"_d{self._count}"
             self._count += 1
-        return self._renamed[symbol]
+        return self._renamed[dim]
 
 
 def _named_dims(shape: ir.Shape | None) -> Iterator[str]:
@@ -176,34 +175,29 @@ def _dims(type_: onnx.TypeProto) -> _DimList | None:
     ]
 
 
-def _prefer(
-    dims: _DimList | None, value: ir.Value, declared: ir.Shape | None, known: set[str]
-) -> _DimList | None:
+def _output_shape(
+    value: ir.Value, dims: _DimList | None, declared: ir.Shape | None, symbols: _Symbols
+) -> ir.Shape | None:
     """What a graph output's shape is: `dims` as inferred, `declared` as the file says.
 
-    A number and an input's symbol are inferred for certain. Otherwise the declared dimension
-    stands, or a name of the output's own, so that inferring again gives the same.
+    A number and a symbol given from outside are inferred for certain. Otherwise the declared
+    dimension stands, or a name of the output's own, so that inferring again gives the same.
     """
     wanted: _DimList = [
         (d if d >= 0 else None) if isinstance(d, int) else (d.value and str(d.value))
         for d in declared or ()
     ]
     if dims is None:
-        return None if declared is None else wanted
+        return None if declared is None else ir.Shape(wanted)
     if len(dims) != len(wanted):
         wanted = [None] * len(dims)
     own = _dim_prefix(value)
-    return [
-        dim if isinstance(dim, int) or dim in known else want or f"{own}_d{axis}"
+    return ir.Shape(
+        dim if isinstance(dim, int) or dim in symbols.given else want or f"{own}_d{axis}"
         for axis, (dim, want) in enumerate(zip(dims, wanted, strict=True))
-    ]
+    )
 
 
 def _dim_prefix(value: ir.Value) -> str:
+    """The name of `value` as far as a dimension may be called so."""
     return re.sub(r"[^A-Za-z0-9_.]", "_", value.name or "value")
-
-
-def _shape(dims: _DimList | None, symbols: _Symbols) -> ir.Shape | None:
-    if dims is None:
-        return None
-    return ir.Shape([symbols.name(d) if isinstance(d, str) else d for d in dims])
