@@ -17,6 +17,17 @@ from compress.graph.skeleton import skeleton_proto
 
 _DimList = list[int | str | None]
 
+_LIKE_THEIR_INPUT = frozenset(
+    {
+        ("", "GroupNormalization"),
+        ("com.microsoft", "BiasGelu"),
+        ("com.microsoft", "FastGelu"),
+        ("com.microsoft", "Gelu"),
+        ("com.microsoft", "QuickGelu"),
+    }
+)
+"""Operators without a rule in onnx whose output has the dtype and shape of their first input."""
+
 
 @dataclass(frozen=True)
 class InferShapes(Pass):
@@ -139,24 +150,40 @@ def _is_foreign(value: ir.Value, model: ir.Model) -> bool:
 
 
 def _infer(model: ir.Model) -> dict[str, tuple[ir.TypeProtocol, _DimList | None]]:
+    proto = skeleton_proto(model)
+    for node in _proto_nodes(proto.graph):
+        if (node.domain, node.op_type) in _LIKE_THEIR_INPUT:
+            node.op_type, node.domain = "Identity", ""
+            del node.input[1:]
+            node.ClearField("attribute")
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton_proto(model), data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"shape inference refuses the model: {reason}") from error
     types: dict[str, tuple[ir.TypeProtocol, _DimList | None]] = {}
-    graphs = [inferred.graph]
-    for graph in graphs:
+    for graph in _proto_graphs(inferred.graph):
         for info in (*graph.value_info, *graph.output):
             type_ = ir.serde.deserialize_type_proto_for_type(info.type)
             if type_ is not None:
                 types.setdefault(info.name, (type_, _dims(info.type)))
+    return types
+
+
+def _proto_graphs(root: onnx.GraphProto) -> list[onnx.GraphProto]:
+    graphs = [root]
+    for graph in graphs:
         for node in graph.node:
             for attribute in node.attribute:
                 if attribute.HasField("g"):
                     graphs.append(attribute.g)
                 graphs.extend(attribute.graphs)
-    return types
+    return graphs
+
+
+def _proto_nodes(root: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for graph in _proto_graphs(root):
+        yield from graph.node
 
 
 def _dims(type_: onnx.TypeProto) -> _DimList | None:

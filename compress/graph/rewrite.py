@@ -59,10 +59,10 @@ def rename(value: ir.Value, name: str) -> None:
 
 
 def add_initializer(
-    graph: ir.Graph, name: str, data: npt.ArrayLike | ir.TensorProtocol
+    graph: ir.Graph, name: str, data: npt.NDArray[np.generic] | ir.TensorProtocol
 ) -> ir.Value:
     """A new initialiser of `graph` named `name`, which must be unused, holding `data`."""
-    tensor = data if isinstance(data, ir.TensorProtocol) else ir.tensor(np.asarray(data), name=name)
+    tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
     value = ir.Value(
         name=name,
         shape=ir.Shape(tensor.shape.numpy()),
