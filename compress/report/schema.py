@@ -45,7 +45,9 @@ class Quality(Record):
     value: float
     reference: float = pydantic.Field(description="the same evaluation of the model as given")
     drop: float = pydantic.Field(description="reference - value")
-    relative_drop: float | None = pydantic.Field(description="drop / |reference|; null if that is 0")
+    relative_drop: float | None = pydantic.Field(
+        description="drop / |reference|; null if that is 0"
+    )
     allowed: float | None = pydantic.Field(None, description="lowest value within the budget")
 
 

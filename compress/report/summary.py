@@ -1,0 +1,145 @@
+"""What is worth saying first about a run: plain values, for the terminal and the page."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from compress.report import text
+from compress.report.schema import Candidate, LayerPlan, Plan, Quality, Report
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the headline: a property before and after, and what became of it."""
+
+    label: str
+    before: str
+    after: str
+    change: str
+    better: bool | None = None
+    """Whether the change is one that the user wants; None: neither."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptFloat:
+    """Layers that stayed float for the same reason, the slowest first."""
+
+    why: str
+    layers: tuple[LayerPlan, ...]
+
+
+def headline(report: Report) -> list[Row]:
+    """Latency, size, quality and fidelity of the model as given and of what was shipped."""
+    before, after = report.before, report.after
+    rows = [
+        Row(
+            "latency",
+            latency(before),
+            latency(after),
+            f"{text.speedup(after.speedup)} times as fast" if after.speedup else "",
+            None if after.speedup is None else _better(after.speedup.low, after.speedup.high),
+        ),
+        Row(
+            "size",
+            text.size(before.size_bytes),
+            text.size(after.size_bytes),
+            _size_change(before.size_bytes, after.size_bytes),
+            _better(*[before.size_bytes / max(after.size_bytes, 1)] * 2),
+        ),
+    ]
+    if after.quality is not None:
+        quality = after.quality
+        rows.append(
+            Row(
+                f"quality, {quality.metric}",
+                text.figures(quality.reference, 4),
+                text.figures(quality.value, 4),
+                quality_change(quality),
+                None if quality.drop == 0 else quality.drop < 0,
+            )
+        )
+    if after.fidelity is not None:
+        rows.append(Row("outputs", "", fidelity(after), ""))
+    return rows
+
+
+def latency(candidate: Candidate) -> str:
+    """Median and spread, and whether it was measured; "" if nothing is known."""
+    if candidate.latency is not None:
+        return f"{text.latency(candidate.latency)} {candidate.latency.kind}"
+    if candidate.predicted_us is not None:
+        return f"{text.milliseconds(candidate.predicted_us / 1000)} predicted"
+    return ""
+
+
+def quality_change(quality: Quality) -> str:
+    """The drop, and what was allowed: "-0.21 % (allowed down to 0.9346)"."""
+    if quality.relative_drop is not None:
+        change = f"{-quality.relative_drop * 100:+.2f} %"
+    else:
+        change = f"{-quality.drop:+.4g}"
+    if quality.allowed is None:
+        return change
+    return f"{change} (allowed down to {text.figures(quality.allowed, 4)})"
+
+
+def fidelity(candidate: Candidate) -> str:
+    """How close the outputs are to those of the model as given; "" if that was not measured."""
+    found = candidate.fidelity
+    if found is None:
+        return ""
+    parts = [f"distortion {text.figures(found.distortion)}"]
+    if found.sqnr_db is not None:
+        parts.append(f"SQNR {text.figures(found.sqnr_db)} dB")
+    if found.decision_agreement is not None:
+        parts.append(f"{text.percent(found.decision_agreement)} equal decisions")
+    return ", ".join(parts)
+
+
+def forms(candidate: Candidate) -> str:
+    """How many layers are in which form: "20 int8, 3 float"."""
+    counted = sorted(candidate.forms.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {text.printable(form)}" for form, count in counted if count)
+
+
+def kept_float(plan: Plan) -> list[KeptFloat]:
+    """The layers with arithmetic that stayed float, by reason; the costliest reason first."""
+    by_reason: dict[str, list[LayerPlan]] = {}
+    for layer in plan.layers:
+        if layer.macs > 0 and is_float(layer):
+            by_reason.setdefault(layer.why, []).append(layer)
+    groups = [
+        KeptFloat(why, tuple(sorted(layers, key=_float_us, reverse=True)))
+        for why, layers in by_reason.items()
+    ]
+    return sorted(groups, key=lambda group: -sum(map(_float_us, group.layers)))
+
+
+def is_float(layer: LayerPlan) -> bool:
+    """Whether the layer was left as it was given."""
+    return layer.chosen.partition(":")[0] == "float"
+
+
+def chosen_us(layer: LayerPlan) -> float | None:
+    """The latency of the chosen option, boundaries excluded."""
+    for option in layer.options:
+        if f"{option.technique}:{option.form}" == layer.chosen:
+            return option.latency_us
+    return None
+
+
+def _float_us(layer: LayerPlan) -> float:
+    return next((o.latency_us for o in layer.options if o.technique == "float"), 0.0)
+
+
+def _size_change(before: int, after: int) -> str:
+    if before == after or not before or not after:
+        return ""
+    if after < before:
+        return f"{before / after:.2f} times smaller"
+    return f"{after / before:.2f} times larger"
+
+
+def _better(low: float, high: float) -> bool | None:
+    """Of a ratio's spread: clearly above one, clearly below one, or neither."""
+    return True if low > 1 else False if high < 1 else None
