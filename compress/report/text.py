@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from compress.report.schema import Latency, Ratio
+if TYPE_CHECKING:
+    from compress.report.schema import Latency, Ratio
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "KB"))
 
@@ -41,6 +43,14 @@ def size(count: int) -> str:
     for unit, name in _UNITS:
         if count >= unit:
             return f"{figures(count / unit)} {name}"
+    return f"{count} bytes"
+
+
+def binary_size(count: int) -> str:
+    """Bytes in powers of 1024, as caches and memories are made: "32 KiB"."""
+    for power, name in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count / 1024**power:.4g} {name}"
     return f"{count} bytes"
 
 
