@@ -10,7 +10,7 @@ from typing import Literal
 from compress.report import text
 from compress.report.schema import Candidate, FrontierPoint
 
-WIDTH, HEIGHT = 640, 340
+WIDTH, HEIGHT = 960, 340
 LEFT, RIGHT, TOP, BOTTOM = 74, 18, 16, 46
 """Margins of the drawing area, in the picture's own units."""
 

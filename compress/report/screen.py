@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import IO
+from typing import IO, Literal
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -55,7 +55,8 @@ class Screen:
         )
         for column in columns:
             right = column in numbers
-            made.add_column(column, justify="right" if right else "left", no_wrap=right)
+            side: Literal["right", "left"] = "right" if right else "left"
+            made.add_column(column, justify=side, no_wrap=right, overflow="fold")
         for row in rows:
             made.add_row(*map(_text, row))
         self._print(made)

@@ -29,14 +29,14 @@ class KeptFloat:
 
 
 def headline(report: Report) -> list[Row]:
-    """Latency, size, quality and fidelity of the model as given and of what was shipped."""
+    """Latency, size and quality of the model as given and of what was shipped."""
     before, after = report.before, report.after
     rows = [
         Row(
             "latency",
             latency(before),
             latency(after),
-            f"{text.speedup(after.speedup)} times as fast" if after.speedup else "",
+            text.speedup(after.speedup) if after.speedup else "",
             None if after.speedup is None else _better(after.speedup.low, after.speedup.high),
         ),
         Row(
@@ -55,32 +55,32 @@ def headline(report: Report) -> list[Row]:
                 text.figures(quality.reference, 4),
                 text.figures(quality.value, 4),
                 quality_change(quality),
-                None if quality.drop == 0 else quality.drop < 0,
+                _quality_better(quality),
             )
         )
-    if after.fidelity is not None:
-        rows.append(Row("outputs", "", fidelity(after), ""))
     return rows
 
 
 def latency(candidate: Candidate) -> str:
-    """Median and spread, and whether it was measured; "" if nothing is known."""
+    """Median and spread, and whether it was only predicted; "" if nothing is known."""
+    if candidate.latency is not None and candidate.latency.kind == "measured":
+        return text.latency(candidate.latency)
     if candidate.latency is not None:
-        return f"{text.latency(candidate.latency)} {candidate.latency.kind}"
+        return f"{text.latency(candidate.latency)} predicted"
     if candidate.predicted_us is not None:
         return f"{text.milliseconds(candidate.predicted_us / 1000)} predicted"
     return ""
 
 
 def quality_change(quality: Quality) -> str:
-    """The drop, and what was allowed: "-0.21 % (allowed down to 0.9346)"."""
+    """The drop, and what was allowed: "-0.21 % (allowed: 0.9346)"."""
     if quality.relative_drop is not None:
         change = f"{-quality.relative_drop * 100:+.2f} %"
     else:
         change = f"{-quality.drop:+.4g}"
     if quality.allowed is None:
         return change
-    return f"{change} (allowed down to {text.figures(quality.allowed, 4)})"
+    return f"{change} (allowed: {text.figures(quality.allowed, 4)})"
 
 
 def fidelity(candidate: Candidate) -> str:
@@ -88,6 +88,8 @@ def fidelity(candidate: Candidate) -> str:
     found = candidate.fidelity
     if found is None:
         return ""
+    if found.distortion == 0 and found.decision_agreement in (None, 1.0):
+        return "equal to those of the model as given"
     parts = [f"distortion {text.figures(found.distortion)}"]
     if found.sqnr_db is not None:
         parts.append(f"SQNR {text.figures(found.sqnr_db)} dB")
@@ -136,8 +138,16 @@ def _size_change(before: int, after: int) -> str:
     if before == after or not before or not after:
         return ""
     if after < before:
-        return f"{before / after:.2f} times smaller"
-    return f"{after / before:.2f} times larger"
+        return f"{before / after:.2f}x smaller"
+    return f"{after / before:.2f}x larger"
+
+
+def _quality_better(quality: Quality) -> bool | None:
+    """A drop within the budget is what was asked for, neither better nor worse."""
+    if quality.drop <= 0:
+        return quality.drop < 0 or None
+    within = quality.allowed is not None and quality.value >= quality.allowed
+    return None if within else False
 
 
 def _better(low: float, high: float) -> bool | None:

@@ -58,10 +58,19 @@ def _headline(screen: Screen, report: Report) -> None:
     for row in summary.headline(report):
         style = "" if row.better is None else GOOD if row.better else BAD
         rows.append([row.label, row.before, (row.after, "bold"), (row.change, style)])
-    screen.table(["", "before", "after", "change"], rows, title=report.model.source)
-    counted = summary.forms(report.after)
-    if counted:
-        screen.line(f"layers   {counted}")
+    columns = ["", "before", f"after ({_kind(report)})", "change"]
+    screen.table(columns, rows, title=f"{report.model.source} for {report.target}")
+    for label, words in (
+        ("outputs", summary.fidelity(report.after)),
+        ("layers", summary.forms(report.after)),
+    ):
+        if words:
+            screen.line(f"{label:8} {words}")
+
+
+def _kind(report: Report) -> str:
+    found = report.after.latency
+    return "predicted" if found is None or found.kind == "predicted" else "measured"
 
 
 def _candidates(screen: Screen, candidates: Sequence[Candidate], verbose: bool) -> None:

@@ -61,6 +61,8 @@ def percent(share: float) -> str:
 
 def duration(seconds: float) -> str:
     """A time that somebody waited, as "4.2 s" or "3 min 20 s"."""
+    if seconds < 1:
+        return f"{seconds:.2f} s"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -70,12 +72,12 @@ def duration(seconds: float) -> str:
 
 
 def latency(value: Latency) -> str:
-    """The median with its spread: "1.23 ms (1.20 to 1.31)"."""
+    """The median with its spread: "1.23 ms (1.20-1.31)"."""
     if value.kind == "predicted" or value.p10_ms == value.p90_ms:
         return milliseconds(value.median_ms)
-    return f"{milliseconds(value.median_ms)} ({figures(value.p10_ms)} to {figures(value.p90_ms)})"
+    return f"{milliseconds(value.median_ms)} ({figures(value.p10_ms)}-{figures(value.p90_ms)})"
 
 
 def speedup(value: Ratio) -> str:
-    """The median with its spread: "1.56x (1.50 to 1.61)"."""
-    return f"{value.median:.2f}x ({value.low:.2f} to {value.high:.2f})"
+    """The median with its spread: "1.56x as fast (1.50-1.61)"."""
+    return f"{value.median:.2f}x as fast ({value.low:.2f}-{value.high:.2f})"

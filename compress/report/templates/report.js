@@ -29,7 +29,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 }
 const filter = document.getElementById("filter");
 if (filter) {
-  const rows = Array.from(document.querySelectorAll("#layers tbody > tr"));
+  const rows = Array.from(document.getElementById("layers").tBodies[0].rows);
   const texts = rows.map((row) => row.textContent.toLowerCase());
   const count = document.getElementById("count");
   const apply = () => {
