@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
-_LATENCY_MS = {"us": 1e-3, "µs": 1e-3, "μs": 1e-3, "ms": 1.0, "s": 1e3}
+_NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+# Both characters that Unicode has for a micro are in use.
+_LATENCY_MS = {"us": 1e-3, "\u00b5s": 1e-3, "\u03bcs": 1e-3, "ms": 1.0, "s": 1e3}
 _TIME_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _BYTES = {
     "B": 1,
@@ -142,15 +143,15 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def _number(text: str) -> float | None:
-    """A finite number that is not negative, in ASCII digits; None if it is none."""
-    if re.fullmatch(_NUMBER, text, re.ASCII) is None:
+    """A finite number that is not negative; None if the text is none."""
+    if re.fullmatch(_NUMBER, text) is None:
         return None
     value = float(text)
     return value if math.isfinite(value) else None
 
 
 def _with_unit(text: str, units: dict[str, Any]) -> float | None:
-    found = re.fullmatch(rf"({_NUMBER})\s*([^\W\d_]+)", text, re.ASCII | re.UNICODE)
+    found = re.fullmatch(rf"({_NUMBER}) *([A-Za-z\u00b5\u03bc]+)", text)
     if found is None or found[2] not in units:
         return None
     number = _number(found[1])
