@@ -173,7 +173,11 @@ def set_weights(node: ir.Node, weight: Array, bias: Array | None) -> None:
         if array is None:
             continue
         old = node.inputs[index] if index < len(node.inputs) else None
-        name = old.name if old is not None and old.name else f"{node.name}.{('', 'weight', 'bias')[index]}"
+        name = (
+            old.name
+            if old is not None and old.name
+            else f"{node.name}.{('', 'weight', 'bias')[index]}"
+        )
         if old is not None and len(old.uses()) == 1 and not old.is_graph_output():
             # the name must be free before the new tensor is registered under it
             del graph.initializers[str(name)]

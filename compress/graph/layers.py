@@ -63,6 +63,11 @@ class Layer:
         return self.activation is not None and self.activation.op_type in SMOOTH
 
     @property
+    def saturating(self) -> bool:
+        """Whether the fused activation only cuts off, which an integer range does by itself."""
+        return self.activation is not None and self.activation.op_type in SATURATING
+
+    @property
     def kind(self) -> str:
         """The operator's name as tables show it; depthwise convolutions by their own name."""
         return "DepthwiseConv" if self.depthwise else self.op

@@ -24,12 +24,14 @@ class Boundary:
         value: name.
         quantize_us: float -> uint8, paid once if some reader wants uint8 and the writer gives float.
         dequantize_us: uint8 -> float, paid once if some reader (or the user, for outputs) wants float.
+        distortion: what rounding the value costs, once, if anybody reads or writes it as uint8.
         is_output: whether the value leaves the graph, which it does in float.
     """
 
     value: str
     quantize_us: float
     dequantize_us: float
+    distortion: float = 0.0
     is_output: bool = False
 
 
@@ -105,6 +107,8 @@ def evaluate_choice(problem: Problem, chosen: Sequence[int]) -> tuple[float, int
             latency += boundary.quantize_us
         if name in writes_u8 and (name in reads_float or boundary.is_output):
             latency += boundary.dequantize_us
+        if name in reads_u8 or name in writes_u8:
+            distortion += boundary.distortion
     return latency, size, distortion
 
 
@@ -118,8 +122,9 @@ def select(
 ) -> Selection:
     """The exact best choice under the limits, by integer programming (pulp, HiGHS).
 
-    Variables: one binary per option; per value two continuous ones that the constraints force to 0
-    or 1 (a Quantize is needed if somebody reads uint8 that nobody writes; a Dequantize likewise).
+    Variables: one binary per option; per value three continuous ones that the constraints force to
+    0 or 1: a Quantize is needed if somebody reads uint8 that nobody writes, a Dequantize likewise,
+    and the value is rounded if anybody touches it as uint8.
 
     Args:
         objective: what is minimised: "latency", "distortion" or "size". Ties are broken by a small
@@ -149,6 +154,7 @@ def select(
     for layer, indices in by_layer.items():
         model += pulp.lpSum(picks[i] for i in indices) == 1, f"cover_{len(model.constraints)}"
     boundary_terms = []
+    rounded_terms: list[tuple[float, object]] = []
     for number, (name, boundary) in enumerate(problem.boundaries.items()):
         written = pulp.lpSum(picks[i] for i in writers.get(name, []))
         if readers_u8.get(name) and boundary.quantize_us > 0:
@@ -163,6 +169,12 @@ def select(
             for i in readers_float.get(name, []):
                 model += dequantize >= picks[i] + written - 1
             boundary_terms.append(boundary.dequantize_us * dequantize)
+        touching = {*readers_u8.get(name, []), *writers.get(name, [])}
+        if touching and boundary.distortion > 0:
+            rounded = pulp.LpVariable(f"r{number}", 0, 1)
+            for i in sorted(touching):
+                model += rounded >= picks[i]
+            rounded_terms.append((boundary.distortion, rounded))
     options = problem.options
     latency = (
         pulp.lpSum(o.latency_us * x for o, x in zip(options, picks, strict=True))
@@ -170,9 +182,11 @@ def select(
         + problem.fixed_us
     )
     # distortions span many orders of magnitude: scaled so that the limit is 1 (or the total is)
-    total = sum(max((options[i].distortion for i in group), default=0.0) for group in by_layer.values())
+    total = sum(o.distortion for o in options) + sum(d for d, _ in rounded_terms)
     unit = max_distortion if 0 < max_distortion < math.inf else max(total, 1e-30)
-    distortion = pulp.lpSum((o.distortion / unit) * x for o, x in zip(options, picks, strict=True))
+    distortion = pulp.lpSum(
+        (o.distortion / unit) * x for o, x in zip(options, picks, strict=True)
+    ) + pulp.lpSum((d / unit) * variable for d, variable in rounded_terms)
     size = pulp.lpSum((o.bytes / 2**20) * x for o, x in zip(options, picks, strict=True))
     if max_distortion < math.inf:
         model += distortion <= max_distortion / unit

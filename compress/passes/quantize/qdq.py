@@ -63,9 +63,7 @@ class QuantizeLayers(Pass):
     ranges: Mapping[str, tuple[float, float]]
 
     def run(self, model: ir.Model) -> bool:
-        layers = [
-            layer for layer in find_layers(model) if self._form(layer) is not Form.FLOAT
-        ]
+        layers = [layer for layer in find_layers(model) if self._form(layer) is not Form.FLOAT]
         if not layers:
             return False
         writer = _Writer(model.graph, self.ranges, layers)
@@ -77,7 +75,11 @@ class QuantizeLayers(Pass):
                     if id(value) not in by_output:
                         writer.quantize_for_readers(value)
             writer.rewrite(layer, form)
-        if any(self._form(layer) in (Form.INT8_TO_FLOAT, Form.DYNAMIC, Form.BLOCK) for layer in layers):
+        # operators written directly read the uint8 value: its dequantized form may go unread
+        remove_dead([v.producer() for v in writer.dequantized.values() if v.producer()])
+        if any(
+            self._form(layer) in (Form.INT8_TO_FLOAT, Form.DYNAMIC, Form.BLOCK) for layer in layers
+        ):
             model.opset_imports.setdefault(MICROSOFT, 1)
         return True
 
@@ -123,7 +125,9 @@ class _Writer:
             return existing, self.graph.initializers[f"{name}.zero_point"]
         return (
             new_initializer(self.graph, f"{name}.scale", np.asarray(scale.scale, np.float32)),
-            new_initializer(self.graph, f"{name}.zero_point", np.asarray(scale.zero_point, np.uint8)),
+            new_initializer(
+                self.graph, f"{name}.zero_point", np.asarray(scale.zero_point, np.uint8)
+            ),
         )
 
     def _pair(
@@ -139,7 +143,9 @@ class _Writer:
         quantized = quantize.outputs[0]
         quantized.name, quantized.shape = f"{name}.u8", value.shape
         quantized.type = ir.TensorType(ir.DataType.UINT8)
-        dequantize = ir.node("DequantizeLinear", [quantized, *parameters], name=f"{name}.dequantize")
+        dequantize = ir.node(
+            "DequantizeLinear", [quantized, *parameters], name=f"{name}.dequantize"
+        )
         dequantize.outputs[0].name, dequantize.outputs[0].shape = f"{name}.dq", value.shape
         dequantize.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         self.scales[id(meaning)] = scale
@@ -208,7 +214,11 @@ class _Writer:
         else:
             scale = affine_scale(*self.ranges[self.names[id(meaning)]])
         raw = meaning
-        if layer.activation is not None and not layer.smooth and _saturates(layer.activation, scale):
+        if (
+            layer.activation is not None
+            and not layer.smooth
+            and _saturates(layer.activation, scale)
+        ):
             raw = node.outputs[0]
         last = raw.producer()
         assert last is not None
@@ -221,10 +231,7 @@ class _Writer:
             remove_dead([layer.activation] if layer.activation is not None else [])
             return
         if meaning.is_graph_output():
-            raw.name = f"{name}.float"
-            result.name = name
-            outputs = self.graph.outputs
-            outputs[next(i for i, v in enumerate(outputs) if v is meaning)] = result
+            hand_on_output(self.graph, meaning, result)
         for usage in [u for u in meaning.uses() if u.node is not quantize]:
             usage.node.replace_input_with(usage.idx, result)
 
@@ -280,9 +287,7 @@ class _Writer:
             )
         else:
             source = self.quantized[id(value)]
-            scale, zero_point = self._scale_values(
-                self.names[id(value)], self.scales[id(value)]
-            )
+            scale, zero_point = self._scale_values(self.names[id(value)], self.scales[id(value)])
             new = ir.node(
                 "MatMulIntegerToFloat",
                 [source, weight, scale, weight_scales, zero_point, None, bias],
@@ -329,6 +334,31 @@ class _Writer:
         remove_dead([last])
         result.name = name
         self.current[id(old)] = result
+
+
+def round_value(model: ir.Model, name: str, low: float, high: float) -> bool:
+    """Everybody who reads the named value, the graph's outputs included, reads it rounded."""
+    graph = model.graph
+    candidates = [*graph.inputs, *(v for node in graph for v in node.outputs)]
+    value = next(v for v in candidates if v.name == name)
+    readers = list(value.uses())
+    writer = _Writer(graph, {name: (low, high)}, [])
+    writer.names[id(value)] = name
+    writer.quantize_for_readers(value)
+    result = writer.dequantized[id(value)]
+    for usage in readers:
+        usage.node.replace_input_with(usage.idx, result)
+    if value.is_graph_output():
+        hand_on_output(graph, value, result)
+    return True
+
+
+def hand_on_output(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """`new` becomes the graph output that `old` was, under its name."""
+    name = old.name
+    old.name = f"{name}.float"
+    new.name = name
+    graph.outputs[next(i for i, v in enumerate(graph.outputs) if v is old)] = new
 
 
 def _saturates(activation: ir.Node, scale: AffineScale) -> bool:
