@@ -131,6 +131,7 @@ class TerminalProgress:
         finally:
             self._open.pop()
             self._bars.remove_task(task)
+            self._bars.refresh()
         seconds = time.monotonic() - started
         if seconds >= REPORTED_AFTER_S:
             self._console.print(Text(f"{title}: {duration(seconds)}", style="dim"))

@@ -44,7 +44,7 @@ def headline(report: Report) -> list[Row]:
             text.size(before.size_bytes),
             text.size(after.size_bytes),
             _size_change(before.size_bytes, after.size_bytes),
-            _better(*[before.size_bytes / max(after.size_bytes, 1)] * 2),
+            _size_better(before.size_bytes, after.size_bytes),
         ),
     ]
     if after.quality is not None:
@@ -140,6 +140,10 @@ def _size_change(before: int, after: int) -> str:
     if after < before:
         return f"{before / after:.2f}x smaller"
     return f"{after / before:.2f}x larger"
+
+
+def _size_better(before: int, after: int) -> bool | None:
+    return None if before == after or not before or not after else after < before
 
 
 def _quality_better(quality: Quality) -> bool | None:
