@@ -22,6 +22,7 @@ def main() -> None:
             print(f"{name}\n  model   {case.model_path()}")
             print(f"  data    {case.calibration_dir()}")
             print(f"  eval    {case.eval_file}:evaluate")
+            print(f"  budget  --max-drop {case.max_drop}, goal {case.goal}x")
             run = onnxruntime_run(case.model_path())
             case.scores(run)  # prepares the evaluation data, so that the clock sees only the runs
             start = time.perf_counter()

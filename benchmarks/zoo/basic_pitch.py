@@ -146,6 +146,8 @@ CASE = Case(
     calibration=calibration,
     scores=scores,
     latency_inputs=latency_inputs,
+    max_drop="1%",
+    goal=1.0,
     secondary={},
 )
 evaluate = CASE.evaluate

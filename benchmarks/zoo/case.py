@@ -28,6 +28,9 @@ class Case:
             The samples and their order are the same in every call, so that two models can be
             compared in pairs.
         latency_inputs: the fixed input that latencies are measured on.
+        max_drop: the quality budget, as `compress run --max-drop` takes it: `1%` of the float
+            model's quality, or an absolute figure.
+        goal: the speed-up over float in onnxruntime that is to be reached inside the budget.
         secondary: further metrics by name, each a function of `run`; reported, not optimised.
     """
 
@@ -37,11 +40,19 @@ class Case:
     calibration: Callable[[], Iterator[Arrays]]
     scores: Callable[[Run], Scores]
     latency_inputs: Callable[[], Arrays]
+    max_drop: str
+    goal: float
     secondary: Mapping[str, Callable[[Run], float]]
 
     def evaluate(self, run: Run) -> float:
         """Task quality of the model behind `run`: the mean of `scores`."""
         return float(self.scores(run).mean())
+
+    def allowed_quality(self, float_quality: float) -> float:
+        """The lowest quality inside the budget."""
+        if self.max_drop.endswith("%"):
+            return float_quality * (1 - float(self.max_drop[:-1]) / 100)
+        return float_quality - float(self.max_drop)
 
     @property
     def eval_file(self) -> Path:

@@ -55,6 +55,8 @@ CASE = Case(
     calibration=calibration,
     scores=scores,
     latency_inputs=latency_inputs,
+    max_drop="0.005",
+    goal=1.5,
     secondary={},
 )
 evaluate = CASE.evaluate

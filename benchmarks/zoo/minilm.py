@@ -137,6 +137,8 @@ CASE = Case(
     calibration=calibration,
     scores=scores,
     latency_inputs=latency_inputs,
+    max_drop="1%",
+    goal=1.9,
     secondary={"nearest-neighbour agreement with float": agreement},
 )
 evaluate = CASE.evaluate

@@ -71,6 +71,8 @@ CASE = Case(
     calibration=calibration,
     scores=scores,
     latency_inputs=latency_inputs,
+    max_drop="0.003",
+    goal=1.0,
     secondary={},
 )
 evaluate = CASE.evaluate

@@ -177,6 +177,8 @@ CASE = Case(
     calibration=calibration,
     scores=scores,
     latency_inputs=latency_inputs,
+    max_drop="0.03",
+    goal=1.3,
     secondary={"F-measure of drawn lines": found_lines},
 )
 evaluate = CASE.evaluate

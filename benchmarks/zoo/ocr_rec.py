@@ -93,6 +93,8 @@ CASE = Case(
     calibration=calibration,
     scores=scores,
     latency_inputs=latency_inputs,
+    max_drop="0.01",
+    goal=1.31,
     secondary={},
 )
 evaluate = CASE.evaluate
