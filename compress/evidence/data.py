@@ -25,6 +25,12 @@ class InputSpec:
     shape: tuple[int | str | None, ...] | None
     """A dimension is fixed (int), symbolic (its name) or unknown (None); None: any rank."""
 
+    def __post_init__(self) -> None:
+        if self.shape is not None:
+            # Some exporters write -1 for a dimension that they do not know.
+            known = tuple(None if isinstance(d, int) and d < 0 else d for d in self.shape)
+            object.__setattr__(self, "shape", known)
+
     @property
     def rank(self) -> int | None:
         return None if self.shape is None else len(self.shape)
