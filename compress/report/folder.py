@@ -1,0 +1,102 @@
+"""The folder of a finished run: it appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import onnx_ir as ir
+
+from compress.errors import UsageError
+from compress.report.html import PAGE_FILE, render
+from compress.report.schema import Plan, Report
+from compress.report.write_json import PLAN_FILE, REPORT_FILE, is_result, to_json
+
+ATTEMPTS = 5
+"""How often a folder is put in its place when another process keeps doing the same."""
+
+
+def save(folder: Path, model: ir.Model, report: Report, plan: Plan, *, force: bool = False) -> Path:
+    """Write model.onnx, report.json, report.html and plan.json.
+
+    Everything is written beside `folder` first; what `folder` held is then replaced as a whole.
+
+    Args:
+        force: replace whatever `folder` holds, not only the result of an earlier run.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        UsageError: it cannot be written, or something else than a result would be lost; what was
+            there before is still there.
+    """
+    from compress.backends.onnxruntime import lower
+
+    place = folder.resolve()  # what a symbolic link points at is replaced, not the link
+    try:
+        check_replaceable(folder, force=force)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as temporary:
+            made = Path(temporary) / "new"
+            made.mkdir()
+            lower(model, made)
+            texts = {
+                REPORT_FILE: to_json(report),
+                PLAN_FILE: to_json(plan),
+                PAGE_FILE: render(report, plan),
+            }
+            for name, content in texts.items():
+                (made / name).write_text(content, encoding="utf-8", newline="\n")
+            for file in made.iterdir():
+                _flush(file)
+            _put_in_place(made, place, Path(temporary))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"the results cannot be written to {folder}: {reason}") from error
+    return folder
+
+
+def check_replaceable(folder: Path, *, force: bool = False) -> None:
+    """Make sure that nothing is lost but the result of an earlier run.
+
+    Raises:
+        UsageError: `folder` is a file, or holds something else and `force` is not set.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is a file: give a folder for the results")
+    if not force and any(folder.iterdir()) and not is_result(folder):
+        raise UsageError(
+            f"{folder} is not empty and not the result of a run: choose another folder, or replace "
+            "all it holds with --force"
+        )
+
+
+def _put_in_place(made: Path, place: Path, aside: Path) -> None:
+    """Rename `made` to `place`; what was there moves into the folder `aside`."""
+    for attempt in range(ATTEMPTS):
+        old = aside / f"old{attempt}"
+        with contextlib.suppress(FileNotFoundError):
+            place.rename(old)
+        try:
+            made.rename(place)
+        except OSError:
+            # another process was faster; without one, what was there before goes back
+            if old.exists() and not place.exists():
+                old.rename(place)
+            if attempt == ATTEMPTS - 1 or not place.is_dir():
+                raise
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+            return
+
+
+def _flush(path: Path) -> None:
+    """Make sure that a file is on the disk before its name is."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
