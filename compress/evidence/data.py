@@ -96,7 +96,7 @@ class CalibrationData:
                     f"{self.name} gave {record.index} samples this time and more the first time: "
                     "it must give the same samples each time"
                 )
-            sample = _conform(raw, self.inputs, self._source.where(record.index))
+            sample = conform(raw, self.inputs, self._source.where(record.index))
             if not self._source.stable and digest(sample) != record.digest:
                 raise UsageError(
                     f"{self._source.where(record.index)} is another one than the first time: it "
@@ -182,7 +182,7 @@ def open_calibration(
         indices, total = _spread(total, limit, seed=0), limit
     records = []
     for count, (index, raw) in enumerate(_numbered(opened, indices, limit), start=1):
-        sample = _conform(raw, inputs, opened.where(index))
+        sample = conform(raw, inputs, opened.where(index))
         shapes = {name: array.shape for name, array in sample.items()}
         records.append(_Record(index, digest(sample), shapes))
         if on_sample is not None:
@@ -216,8 +216,17 @@ def _join(samples: list[Sample]) -> Sample:
     return {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
 
 
-def _conform(raw: Mapping[str, object], inputs: Sequence[InputSpec], where: str) -> Sample:
-    """The sample in the order, dtypes and memory layout of the model's inputs, or a UsageError."""
+def conform(raw: Mapping[str, object], inputs: Sequence[InputSpec], where: str) -> Sample:
+    """The sample in the order, dtypes and memory layout of the model's inputs.
+
+    Args:
+        raw: arrays, or what converts to them, by input name.
+        inputs: the model's inputs.
+        where: how to call the sample in a message.
+
+    Raises:
+        UsageError: a name, shape, dtype or value is not one that the model takes.
+    """
     check_names(raw, [spec.name for spec in inputs], where)
     return {spec.name: _conform_array(raw[spec.name], spec, where) for spec in inputs}
 

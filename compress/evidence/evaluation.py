@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import UsageError
-from compress.evidence.data import InputSpec, open_calibration
+from compress.evidence.data import InputSpec, conform, open_calibration
 from compress.evidence.digest import digest
 from compress.evidence.npz import NpzArray, open_npz
 from compress.evidence.sources import LABELS
@@ -54,7 +54,8 @@ def open_evaluation(
         source: FILE.py:function or a callable, `def evaluate(run) -> float`; or a labelled .npz:
             the model's inputs as for calibration and `labels`, whose top-1 accuracy over the first
             output is the quality.
-        inputs: the model's inputs; only a labelled .npz needs them.
+        inputs: the model's inputs. What user code gives to `run` is checked against them, and cast
+            as calibration data is.
         outputs: the names of the model's outputs, in order.
         max_batch: how many samples of a labelled .npz are run at once, where the model allows it.
 
@@ -68,11 +69,11 @@ def open_evaluation(
     if isinstance(source, (_FunctionEvaluation, _Top1)):
         return source
     if isinstance(source, str) and is_reference(source):
-        return _FunctionEvaluation(load_function(source, "--eval"))
+        return _FunctionEvaluation(load_function(source, "--eval"), inputs)
     if isinstance(source, (str, Path)):
         return _Top1(Path(source), inputs, outputs, max_batch)
     if callable(source):
-        return _FunctionEvaluation(wrap_callable(source))
+        return _FunctionEvaluation(wrap_callable(source), inputs)
     raise UsageError(
         f"--eval cannot be a {type(source).__name__}: give FILE.py:function, a labelled .npz, "
         "or a function"
@@ -82,13 +83,22 @@ def open_evaluation(
 class _FunctionEvaluation:
     per_sample: list[float] | None = None
 
-    def __init__(self, function: UserFunction) -> None:
+    def __init__(self, function: UserFunction, inputs: Sequence[InputSpec]) -> None:
         self._function = function
+        self._inputs = tuple(inputs)
         self.name = function.name
         self.fingerprint = function.fingerprint
 
     def __call__(self, run: Run) -> float:
-        value = self._function(run)
+        def checked(given: Mapping[str, Any]) -> Mapping[str, NDArray[Any]]:
+            if not isinstance(given, Mapping):
+                raise UsageError(
+                    f"{self.name} calls run with a {type(given).__name__}: "
+                    "it takes a dict from input name to array"
+                )
+            return run(conform(given, self._inputs, f"what {self.name} gives to run"))
+
+        value = self._function(checked)
         try:
             quality = float(value)
         except (TypeError, ValueError) as error:

@@ -76,10 +76,14 @@ def load_function(reference: str, purpose: str) -> UserFunction:
     fingerprint = hashlib.sha256(source).hexdigest()
     # In sys.modules, because dataclasses and multiprocessing look modules up there by name.
     module = types.ModuleType(f"_compress_user_{path.stem}_{fingerprint[:16]}")
-    module.__file__ = str(path)
+    module.__file__ = str(path.resolve())
     sys.modules[module.__name__] = module
-    with _importable(path), _blamed(str(path), path):
-        exec(compile(source, str(path), "exec"), module.__dict__)
+    try:
+        with _importable(path), _blamed(str(path), path):
+            exec(compile(source, str(path), "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[module.__name__]
+        raise
     function = getattr(module, function_name, None)
     if not callable(function):
         others = ", ".join(

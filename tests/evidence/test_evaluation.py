@@ -78,7 +78,7 @@ def test_errors_in_the_users_code_are_located(tmp_path: Path) -> None:
         "def helper(run):\n    return run({})['none']\n"
     )
     with pytest.raises(UsageError, match=r"e\.py:5: KeyError: 'none'") as caught:
-        opened(f"{tmp_path}/e.py:evaluate")(lambda inputs: {})
+        opened(f"{tmp_path}/e.py:evaluate", [])(lambda inputs: {})
     assert "\n" not in str(caught.value)
 
     def evaluate(run: Any) -> float:
@@ -93,7 +93,33 @@ def test_errors_of_the_model_are_not_blamed_on_the_user() -> None:
         raise DeviceError("the board is gone")
 
     with pytest.raises(DeviceError, match="the board is gone"):
-        opened(lambda run: run({})["x"])(broken)
+        opened(lambda run: run({})["x"], [])(broken)
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"y": np.ones((1, 3), np.float32)}, "gives to run has no array for the model's input 'x'"),
+        ({"x": np.ones((1, 4), np.float32)}, "has shape (1, 4)"),
+        ({"x": np.ones((1, 3), np.uint8)}, "is uint8"),
+        (np.ones((1, 3), np.float32), "calls run with a ndarray"),
+    ],
+)
+def test_what_the_model_is_given_is_checked(given: Any, part: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        opened(lambda run: run(given)["logits"].sum())(identity)
+    assert part in str(caught.value)
+
+
+def test_what_the_model_is_given_is_cast() -> None:
+    seen = []
+
+    def run(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        seen.append(inputs["x"].dtype)
+        return identity(inputs)
+
+    assert opened(lambda run: run({"x": np.ones((2, 3))})["logits"].sum())(run) == 6
+    assert seen == [F32]
 
 
 def test_labelled_npz_is_top1_with_the_score_of_each_sample(tmp_path: Path) -> None:
