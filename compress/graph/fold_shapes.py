@@ -194,8 +194,7 @@ def _size(node: ir.Node, known: Known) -> IntTensor | None:
 
 
 def _gather(node: ir.Node, known: Known) -> IntTensor | None:
-    data, index = known.get(node.inputs[0]) if node.inputs[0] else None, input_of(node, 1)
-    at = _entries(index, known)
+    data, at = (_entries(input_of(node, i), known) for i in (0, 1))
     if data is None or at is None or at.numbers is None or data.is_scalar:
         return None
     size = len(data.entries)
@@ -205,7 +204,7 @@ def _gather(node: ir.Node, known: Known) -> IntTensor | None:
 
 
 def _slice(node: ir.Node, known: Known) -> IntTensor | None:
-    data = known.get(node.inputs[0]) if node.inputs[0] else None
+    data = _entries(input_of(node, 0), known)
     if data is None or data.is_scalar:
         return None
     bounds = [_bound(node, known, i, name) for i, name in ((1, "starts"), (2, "ends"))]
@@ -243,12 +242,12 @@ def _concat(node: ir.Node, known: Known) -> IntTensor | None:
 
 
 def _squeeze(node: ir.Node, known: Known) -> IntTensor | None:
-    data = known.get(node.inputs[0]) if node.inputs[0] else None
+    data = _entries(input_of(node, 0), known)
     return IntTensor(data.entries, True) if data is not None and len(data.entries) == 1 else None
 
 
 def _unsqueeze(node: ir.Node, known: Known) -> IntTensor | None:
-    data = known.get(node.inputs[0]) if node.inputs[0] else None
+    data = _entries(input_of(node, 0), known)
     one_axis = node.outputs[0].shape is not None and len(node.outputs[0].shape) == 1
     return IntTensor(data.entries, False) if data is not None and one_axis else None
 
@@ -257,15 +256,13 @@ def _cast(node: ir.Node, known: Known) -> IntTensor | None:
     to = attribute_int(node, "to", 0)
     if to not in (ir.DataType.INT64.value, ir.DataType.INT32.value):
         return None
-    return known.get(node.inputs[0]) if node.inputs[0] else None
+    return _entries(input_of(node, 0), known)
 
 
 def _arithmetic(compute: Callable[[int, int], int | None]) -> Callable[..., IntTensor | None]:
     def rule(node: ir.Node, known: Known) -> IntTensor | None:
         left, right = (_entries(input_of(node, i), known) for i in (0, 1))
         if left is None or right is None:
-            return None
-        if not any(v in known for v in node.inputs if v is not None):
             return None
         count = max(len(left.entries), len(right.entries))
         if not all(len(side.entries) in (1, count) and side.entries for side in (left, right)):
@@ -290,7 +287,7 @@ def _divided(a: int, b: int) -> int | None:
 
 def _reshaped(node: ir.Node, known: Known) -> IntTensor | None:
     """A Reshape of an integer vector to a scalar or to a vector."""
-    data = known.get(node.inputs[0]) if node.inputs[0] else None
+    data = _entries(input_of(node, 0), known)
     target = _entries(input_of(node, 1), known)
     if data is None or target is None:
         return None

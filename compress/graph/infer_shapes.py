@@ -58,9 +58,7 @@ class InferShapes(Pass):
         symbols = _Symbols(model, [v for v in before if _is_foreign(v, model)])
         for value in before:
             if not _is_foreign(value, model):
-                value.shape = None
-                if not value.is_graph_output():
-                    value.type = None
+                value.type = value.shape = None
         types = _infer(model)
         outputs = set(model.graph.outputs)
         for value, (old_type, old_shape) in before.items():
@@ -157,7 +155,9 @@ def _infer(model: ir.Model) -> dict[str, tuple[ir.TypeProtocol, _DimList | None]
             del node.input[1:]
             node.ClearField("attribute")
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        # Without its data propagation: that one takes minutes and gigabytes where vectors are
+        # long, since it counts up to their length, and `FoldShapes` does better.
+        inferred = onnx.shape_inference.infer_shapes(proto)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"shape inference refuses the model: {reason}") from error

@@ -100,7 +100,7 @@ def _merge_nodes(graph: ir.Graph) -> bool:
         if first is node:
             continue
         for old, new in zip(node.outputs, first.outputs, strict=True):
-            if not new.name:
+            if not new.name and not old.is_graph_output():
                 # Left out so far; it is about to be read.
                 name, old.name = old.name, None
                 new.name, new.type, new.shape = name, old.type, old.shape

@@ -12,7 +12,7 @@ from compress.graph.base import Pass
 from compress.graph.fold_shapes import dimensions, reshape_target
 from compress.graph.order import all_graphs
 from compress.graph.rewrite import Names, add_initializer, small_constant
-from compress.graph.traversal import attribute_int, attribute_ints, is_op
+from compress.graph.traversal import attribute_int, attribute_ints, is_op, rank
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
@@ -45,7 +45,8 @@ class MergeLayout(Pass):
                     changed |= _merge_transposes(node)
                 elif is_op(node, *_RESHAPES):
                     names = names or Names(model)
-                    changed |= _merge_reshapes(node, names) or _copy_dimension(node, names)
+                    changed |= _merge_reshapes(node, names)
+                    changed |= _copy_dimension(node, names)
         return changed
 
 
@@ -53,11 +54,13 @@ def _merge_transposes(node: ir.Node) -> bool:
     first = node.inputs[0].producer() if node.inputs[0] is not None else None
     if first is None or not is_op(first, "Transpose") or first.graph is not node.graph:
         return False
-    inner, outer = attribute_ints(first, "perm"), attribute_ints(node, "perm")
-    length = len(inner or outer or ())
-    inner = inner or tuple(reversed(range(length)))
-    outer = outer or tuple(reversed(range(length)))
-    if not length or len(inner) != len(outer):
+    length = rank(node.inputs[0])
+    if length is None:
+        return False
+    backwards = tuple(reversed(range(length)))
+    inner = attribute_ints(first, "perm") or backwards
+    outer = attribute_ints(node, "perm") or backwards
+    if len(inner) != length or len(outer) != length:
         return False
     node.attributes["perm"] = ir.AttrInt64s("perm", [inner[axis] for axis in outer])
     node.replace_input_with(0, first.inputs[0])

@@ -4,7 +4,7 @@
     input %x:f32[N,3,8,8]
     output %y:f32[N,4]
     init %w:f32[4,3,1,1]
-    %c:f32[N,4,8,8] = Conv(%x, %w, _, ) {kernel_shape=[1,1]} # conv0
+    %c:f32[N,4,8,8] = Conv(%x, %w) {kernel_shape=[1,1]} # conv0
 
 The text depends on the model alone: attributes and initialisers are in the order of their names,
 nodes in topological order. Tensors of up to eight elements show their values; the others show
@@ -110,7 +110,9 @@ def _type(type_: ir.TypeProtocol | None, shape: ir.Shape | None) -> str:
         kind = "seq" if isinstance(type_, ir.SequenceType) else "optional"
         return f"{kind}({_type(type_.elem_type, shape)})"
     dims = "?" if shape is None else "[" + ",".join(_dim(d) for d in shape) + "]"
-    text = "?" if type_ is None else _dtype(type_.dtype)
+    if type_ is None:
+        return "?" if shape is None else f"?{dims}"
+    text = _dtype(type_.dtype)
     return f"sparse({text}{dims})" if isinstance(type_, ir.SparseTensorType) else text + dims
 
 

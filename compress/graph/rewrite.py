@@ -127,8 +127,10 @@ def replace_value(old: ir.Value, new: ir.Value, before: ir.Node) -> None:
         new = carrier.outputs[0]
     old.name = None
     new.name = name
-    new.type = old.type or new.type
-    new.shape = old.shape or new.shape
+    if old.type is not None:
+        new.type = old.type
+    if old.shape is not None:
+        new.shape = old.shape
     new.metadata_props.update(old.metadata_props)
     new.doc_string = old.doc_string or new.doc_string
     old.replace_all_uses_with(new, replace_graph_outputs=True)

@@ -10,7 +10,13 @@ import onnx
 import onnx_ir as ir
 
 from compress.errors import ModelError
-from compress.graph.order import all_nodes, node_label, subgraphs, topological_order
+from compress.graph.order import (
+    all_graphs,
+    all_nodes,
+    node_label,
+    subgraphs,
+    topological_order,
+)
 
 DEEPEST_NESTING = 32
 """Subgraphs within subgraphs; the file format itself cannot hold deeper ones."""
@@ -35,8 +41,9 @@ def validate(model: ir.Model) -> None:
 
     Raises:
         ModelError: it is empty, has a cycle, undefined or twice defined values, inputs or outputs
-            that are no tensors, weights that are NaN, infinite or empty, a standard operator that
-            its opset does not have or with a wrong number of inputs, or nests too deep.
+            that are no tensors, weights that are NaN, infinite, empty or cannot be read, a standard
+            operator that its opset does not have or with a wrong number of inputs, or it nests too
+            deep.
     """
     _check_signature(model)
     _check_opsets(model)
@@ -196,37 +203,54 @@ def _is_defined(value: ir.Value, scopes: set[int]) -> bool:
     return (value.is_graph_input() or value.is_initializer()) and id(value.graph) in scopes
 
 
-def _check_weights(graph: ir.Graph) -> None:
-    seen: set[ir.Value] = set()
-    for node in all_nodes(graph):
-        for index in _WEIGHTED.get(node.op_type, ()) if node.domain == "" else ():
-            value = node.inputs[index] if index < len(node.inputs) else None
-            if value is None or value in seen or not value.is_initializer():
-                continue
-            seen.add(value)
-            tensor = value.const_value
-            assert tensor is not None
-            if tensor.size == 0:
-                raise ModelError(f"the weight '{value.name}' of {node_label(node)} is empty")
-            if not is_finite(tensor):
-                raise ModelError(
-                    f"the weight '{value.name}' of {node_label(node)} holds NaN or infinity: "
-                    "the model is damaged or its training diverged"
-                )
+def _check_weights(root: ir.Graph) -> None:
+    for graph in all_graphs(root):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                _check_tensor(value, value.const_value)
+        for node in graph:
+            attribute = node.attributes.get("value") if node.op_type == "Constant" else None
+            if attribute is not None and attribute.type == ir.AttributeType.TENSOR:
+                _check_tensor(node.outputs[0], attribute.as_tensor())
 
 
-def is_finite(tensor: ir.TensorProtocol) -> bool:
-    """Whether a tensor has neither NaN nor infinity; reads it piece by piece."""
+def _check_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    readers = [
+        usage.node
+        for usage in value.uses()
+        if usage.node.domain == "" and usage.idx in _WEIGHTED.get(usage.node.op_type, ())
+    ]
+    where = f" of {node_label(readers[0])}" if readers else ""
+    if readers and tensor.size == 0:
+        raise ModelError(f"the weight '{value.name}'{where} is empty")
+    try:
+        has_nan, has_infinity = _scan(tensor)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"the tensor '{value.name}'{where} cannot be read: {reason}") from error
+    # Infinity masks attention, and a single NaN may stand for "nothing"; neither can be a weight.
+    if (has_nan and (readers or tensor.size > 1)) or (has_infinity and readers):
+        what = "NaN" if has_nan else "infinity"
+        raise ModelError(
+            f"the tensor '{value.name}'{where} holds {what}: the model is damaged, or its "
+            "training diverged"
+        )
+
+
+def _scan(tensor: ir.TensorProtocol) -> tuple[bool, bool]:
+    """Whether a tensor holds a NaN, and whether it holds an infinity, looked at in pieces."""
     array = tensor.numpy().reshape(-1)
-    if array.dtype.kind in "biuO":
-        return True
+    has_nan = has_infinity = False
+    if array.dtype.kind in "biuOSU":
+        return has_nan, has_infinity
     step = max(1, _SCANNED_BYTES // array.itemsize)
     for start in range(0, array.size, step):
         piece = array[start : start + step]
         if array.dtype.kind != "f":
-            # bfloat16 and the 8-bit floats: numpy has no extrema for them.
+            # bfloat16, the 8-bit floats and 4-bit integers: numpy has no extrema for them.
             piece = piece.astype(np.float32)
-        # NaN passes through both extrema; no copy is made.
-        if not (np.isfinite(piece.max()) and np.isfinite(piece.min())):
-            return False
-    return True
+        # NaN passes through both extrema, and they make no copy.
+        extrema = np.asarray([piece.max(), piece.min()], dtype=np.float64)
+        has_nan |= bool(np.isnan(extrema).any())
+        has_infinity |= bool(np.isinf(extrema).any())
+    return has_nan, has_infinity

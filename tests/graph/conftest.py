@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.numpy_helper
+import onnx.parser
 import onnx_ir as ir
 import pytest
 
@@ -34,6 +36,20 @@ def _run(model: ir.Model | onnx.ModelProto, feeds: Mapping[str, npt.NDArray[np.g
     wanted = {i.name for i in session.get_inputs()}
     results = session.run(names, {k: v for k, v in feeds.items() if k in wanted})
     return dict(zip(names, results, strict=True))
+
+
+def _parse(text: str, **initializers: npt.ArrayLike) -> ir.Model:
+    header = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1, "own" : 1]>'
+    proto = onnx.parser.parse_model(text if text.lstrip().startswith("<") else header + text)
+    for name, data in initializers.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(data), name))
+    return ir.from_proto(proto)
+
+
+@pytest.fixture
+def parse() -> Callable[..., ir.Model]:
+    """A model from onnx's text (opset 21 if it has no header) and initialisers by name."""
+    return _parse
 
 
 @pytest.fixture
@@ -78,17 +94,24 @@ def golden() -> Callable[[str, str], None]:
 
 
 @pytest.fixture
-def golden_pass(golden: Callable[[str, str], None]) -> Callable[[str, ir.Model, Pass], None]:
-    """Run a pass on a model, and compare the texts before and after with a golden file.
-
-    The pass must say that it changed something, and nothing when it runs again.
-    """
+def golden_pass_once(golden: Callable[[str, str], None]) -> Callable[[str, ir.Model, Pass], None]:
+    """Run a pass on a model, and compare the texts before and after with a golden file."""
 
     def check(name: str, model: ir.Model, rewrite: Pass) -> None:
         before = to_text(model)
         assert rewrite.run(model)
+        golden(name, f"{before}--- {rewrite.name}\n{to_text(model)}")
+
+    return check
+
+
+@pytest.fixture
+def golden_pass(golden_pass_once: Callable[..., None]) -> Callable[[str, ir.Model, Pass], None]:
+    """As `golden_pass_once`; a second run must neither change anything nor say so."""
+
+    def check(name: str, model: ir.Model, rewrite: Pass) -> None:
+        golden_pass_once(name, model, rewrite)
         after = to_text(model)
-        golden(name, f"{before}--- {rewrite.name}\n{after}")
         assert not rewrite.run(model)
         assert to_text(model) == after
 
