@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+_MAX_TEXT = 500
+"""Characters of a message; onnxruntime puts file names and whole signatures into some."""
+
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -96,7 +99,7 @@ def _probe(request: dict[str, Any], enter: Callable[[str], None]) -> dict[str, A
         if request["inputs"] is not None:
             raise
         shapes = ", ".join(f"{name}={'x'.join(map(str, a.shape))}" for name, a in feeds.items())
-        raise RuntimeError(f"{_one_line(error)} (tried {shapes})") from None
+        raise RuntimeError(f"{_one_line(error)} (tried {shapes[:200]})") from None
     first_run_ms = (time.perf_counter() - start) * 1e3
     if request["outputs"] is not None:
         names = [port.name for port in session.get_outputs()]
@@ -150,7 +153,10 @@ def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if text.startswith("[ONNXRuntimeError]"):
         text = text.split(" : ", 3)[-1]
-    return (text or type(error).__name__)[:400]
+    if len(text) > _MAX_TEXT:
+        # where it happened comes first, what happened last
+        text = f"{text[: _MAX_TEXT // 2]} ... {text[-_MAX_TEXT // 2 :]}"
+    return text or type(error).__name__
 
 
 if __name__ == "__main__":

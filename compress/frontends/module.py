@@ -96,10 +96,23 @@ def convert(
     model: ir.Model = exported.model
     _name_rearranged(model, origins)
     _detach(model, copy_weights)
-    rename_signature(model, input_names, outputs)
+    rename_signature(model, input_names or _user_inputs(program), outputs)
     if not any(True for _ in model.graph):
         raise ModelError("the model computes nothing: its ONNX form has no nodes")
     return model
+
+
+def _user_inputs(program: Any) -> list[str]:
+    """The names of the tensors that the program takes; weights are not among them."""
+    import torch
+
+    specs = program.graph_signature.input_specs
+    kind = torch.export.graph_signature.InputKind.USER_INPUT
+    return [
+        spec.arg.name
+        for spec in specs
+        if spec.kind == kind and isinstance(spec.arg, torch.export.graph_signature.TensorArgument)
+    ]
 
 
 def output_names(program: Any) -> list[str]:
@@ -268,25 +281,22 @@ def _drop_notes(notes: MutableMapping[str, str]) -> None:
 def rename_signature(
     model: ir.Model, input_names: Sequence[str] | None, outputs: Sequence[str]
 ) -> None:
-    """Rename inputs and outputs in order; a name already taken gets underscores after it."""
+    """Rename inputs and outputs in order, inputs first; a taken name gets underscores after it."""
     graph = model.graph
-    taken = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
-    taken |= {value.name for value in graph.inputs}
+    wanted: list[tuple[ir.Value, str]] = []
     if input_names is not None and len(input_names) == len(graph.inputs):
-        _rename(graph.inputs, input_names, taken)
+        wanted += zip(graph.inputs, input_names, strict=True)
     if len(outputs) == len(graph.outputs) and len(set(graph.outputs)) == len(outputs):
         # an input returned as it is keeps its name
-        made = [(v, n) for v, n in zip(graph.outputs, outputs, strict=True) if v.producer()]
-        _rename([value for value, _ in made], [name for _, name in made], taken)
-
-
-def _rename(values: Sequence[ir.Value], names: Sequence[str], taken: set[str | None]) -> None:
-    for value, name in zip(values, names, strict=True):
-        if value.name == name:
-            continue
-        free = name
-        while free in taken:
-            free += "_"
-        taken.discard(value.name)
-        taken.add(free)
-        value.name = free
+        wanted += [(v, n) for v, n in zip(graph.outputs, outputs, strict=True) if v.producer()]
+    renamed = {value for value, _ in wanted}
+    values = (*graph.inputs, *graph.initializers.values(), *(v for n in graph for v in n.outputs))
+    taken = {value.name for value in values if value not in renamed}
+    final: dict[ir.Value, str] = {}
+    for value, name in wanted:
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        final[value] = name
+    for value, name in final.items():
+        value.name = name

@@ -19,6 +19,8 @@ HOW_TO_EXPORT = (
 MAX_OPCODES = 5_000_000
 """Bounds the time that naming a refused pickle's contents may take."""
 
+_LEADING_PICKLES = 3
+
 # what a checkpoint of plain weights names, besides plain builtins
 _WEIGHTS_PACKAGES = ("torch", "collections", "numpy", "_codecs")
 _PLAIN_BUILTIN_NAMES = """
@@ -78,14 +80,16 @@ def foreign_class(path: Path) -> str | None:
 
     if not _is_zip(path):
         with path.open("rb") as file:
-            return _first_foreign(file)
+            # the older format: magic number, protocol and system come first, each a pickle
+            found = (_first_foreign(file) for _ in range(_LEADING_PICKLES + 1))
+            return next((name for name in found if name), None)
     with open_archive(path) as archive:
         name = "data.pkl" if "data.pkl" in archive else ""
         return _first_foreign(archive.read(name)) if name else None
 
 
 def _first_foreign(source: Any) -> str | None:
-    """`source`: pickle bytes, or an open file of several pickles one after the other."""
+    """`source`: pickle bytes, or an open file, which is read to the end of one pickle."""
     strings: list[str] = []
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(source)):

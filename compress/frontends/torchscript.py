@@ -252,12 +252,14 @@ def _convert_by_graph(script: Any, args: tuple[Any, ...], names: Sequence[str]) 
     import torch
 
     content = io.BytesIO()
+    # this exporter wants every argument
+    defaults = [a.default_value for a in list(script.forward.schema.arguments)[1 + len(args) :]]
     logged = torch._C._jit_is_onnx_log_enabled()
     torch._C._jit_set_onnx_log_enabled(False)
     try:
         torch.onnx.export(
             script,
-            args,
+            (*args, *defaults),
             content,
             dynamo=False,
             opset_version=_LEGACY_OPSET,
@@ -268,7 +270,20 @@ def _convert_by_graph(script: Any, args: tuple[Any, ...], names: Sequence[str]) 
         return None
     finally:
         torch._C._jit_set_onnx_log_enabled(logged)
+    # those that are None do not become inputs
+    _fix_inputs(model.graph, len(args), [value for value in defaults if value is not None])
     count = len(model.graph.outputs)
     outputs = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
     rename_signature(model, None, outputs)
     return model
+
+
+def _fix_inputs(graph: ir.Graph, first: int, values: Sequence[Any]) -> None:
+    """Make the inputs from `first` on constants of the given values."""
+    for value, default in zip(list(graph.inputs[first:]), values, strict=False):
+        name, dtype = value.name or "", value.dtype
+        if dtype is None:
+            raise ModelError(f"the TorchScript input '{name}' has a default that ONNX cannot hold")
+        graph.inputs.remove(value)
+        value.const_value = ir.tensor(default, dtype=dtype, name=name)
+        graph.register_initializer(value)
