@@ -109,28 +109,15 @@ def _nncf() -> Iterator[Method]:
         ("transformer", ("--transformer",), ("minilm", "ocr_rec")),
     )
     for setting, options, only in settings:
-        for runtime in ("onnxruntime", "openvino"):
-            yield Method(
-                "NNCF in onnxruntime" if runtime == "onnxruntime" else "NNCF in OpenVINO",
-                setting if runtime == "onnxruntime" else f"{setting}, from ONNX",
-                runtime,
-                "model.onnx",
-                _with_peers_python("nncf_ptq", "model.onnx", options),
-                *_NNCF_KEYS,
-                only=only,
-            )
-        yield Method(
-            "NNCF in OpenVINO",
-            setting,
-            "openvino",
-            "model.xml",
-            _with_peers_python("nncf_openvino", "model.xml", options),
-            *_NNCF_KEYS,
-            only=only,
-        )
-
-
-_NNCF_KEYS = ((PEERS,), ())  # requirements.txt, which pins the versions, is in that folder
+        native = _with_peers_python("nncf_openvino", "model.xml", options)
+        onnx = _with_peers_python("nncf_ptq", "model.onnx", options)
+        for group, name, runtime, artifact, command in (
+            ("NNCF in onnxruntime", setting, "onnxruntime", "model.onnx", onnx),
+            ("NNCF in OpenVINO", setting, "openvino", "model.xml", native),
+            ("NNCF in OpenVINO", f"{setting}, from ONNX", "openvino", "model.onnx", onnx),
+        ):
+            # The versions are pinned by requirements.txt, which is in the peers' folder.
+            yield Method(group, name, runtime, artifact, command, (PEERS,), only=only)
 
 
 def _here(

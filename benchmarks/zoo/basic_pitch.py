@@ -50,7 +50,9 @@ def calibration() -> Iterator[Arrays]:
 def scores(run: Run) -> Scores:
     """Average precision of the onsets of each clip; shape (48,)."""
     clips = _clips("evaluation", EVALUATION_CLIPS, seed=4)
-    return np.array([_average_precision(_onsets(run, clip), clip["notes"]) for clip in clips])
+    return np.array(
+        [_average_precision(_onsets(run, clip), clip["notes"].astype(float)) for clip in clips]
+    )
 
 
 def latency_inputs() -> Arrays:
@@ -82,7 +84,7 @@ def _average_precision(found: list[tuple[float, float, int]], notes: Notes) -> f
     """Area under precision-recall: the mean over the notes of the precision at which each is
     found. A detection counts for the nearest unclaimed note of its key within 50 ms."""
     free = np.ones(len(notes), bool)
-    precisions = []
+    precisions: list[float] = []
     for rank, (_, seconds, key) in enumerate(sorted(found, key=lambda one: -one[0]), start=1):
         distance = np.abs(notes[:, 0] - seconds)
         near = np.flatnonzero(free & (notes[:, 1] == key) & (distance <= TOLERANCE_SECONDS))
@@ -136,7 +138,8 @@ def _render(notes: Notes, program: int) -> npt.NDArray[np.float16]:
             synth.noteon(0, key, velocity)
         else:
             synth.noteoff(0, key)
-    return (audio / np.abs(audio).max() * 0.7).astype(np.float16)
+    audio *= 0.7 / np.abs(audio).max()
+    return audio.astype(np.float16)
 
 
 CASE = Case(

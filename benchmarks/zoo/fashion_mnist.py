@@ -34,7 +34,8 @@ def scores(run: Run) -> Scores:
         np.asarray(run({"image": images[start : start + BATCH]})["logits"]).argmax(axis=1)
         for start in range(0, len(labels), BATCH)
     ]
-    return (np.concatenate(batches) == labels).astype(np.float64)
+    right: Scores = (np.concatenate(batches) == labels).astype(np.float64)
+    return right
 
 
 def latency_inputs() -> Arrays:

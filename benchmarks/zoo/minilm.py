@@ -54,7 +54,7 @@ def scores(run: Run) -> Scores:
     similarity = _similarity(run)
     own = np.diag(similarity)[:, None]
     # Rounding must not decide between a definition and its verbatim double.
-    rank = (similarity >= own - 1e-6).sum(axis=1)
+    rank: Scores = (similarity >= own - 1e-6).sum(axis=1).astype(float)
     return 1.0 / rank
 
 

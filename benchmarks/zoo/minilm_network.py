@@ -91,7 +91,8 @@ def from_safetensors(path: Path) -> Encoder:
                 state[f"layers.{index}.{ours}.{kind}"] = value
     encoder = Encoder()
     encoder.load_state_dict(state)
-    return encoder.eval()
+    encoder.eval()
+    return encoder
 
 
 def export(encoder: Encoder, path: Path) -> None:
