@@ -20,11 +20,15 @@ def check_output(folder: Path, inputs: Iterable[str | None], *, force: bool) -> 
     Raises:
         UsageError: it cannot be written, or something else than a result would be lost.
     """
+    from compress.report.folder import check_replaceable
+
     place = folder.resolve()
+    try:
+        check_replaceable(folder, force=force)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read: {error.strerror}") from error
     if place.exists():
-        if not place.is_dir():
-            raise UsageError(f"{folder} is a file: give -o a folder")
-        _refuse_loss(folder, place, inputs, force)
+        _keep_inputs(folder, place, inputs)
     nearest = place.parent
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
@@ -35,9 +39,8 @@ def check_output(folder: Path, inputs: Iterable[str | None], *, force: bool) -> 
         raise UsageError(f"nothing can be written to {nearest}: {error.strerror}") from error
 
 
-def _refuse_loss(folder: Path, place: Path, inputs: Iterable[str | None], force: bool) -> None:
-    from compress.report.write_json import is_result
-
+def _keep_inputs(folder: Path, place: Path, inputs: Iterable[str | None]) -> None:
+    """Refuse a folder whose replacement would take away what the run reads, or stands in."""
     if Path.cwd().is_relative_to(place):
         raise UsageError(f"{folder} holds the current directory: choose another folder for -o")
     for given in inputs:
@@ -45,15 +48,6 @@ def _refuse_loss(folder: Path, place: Path, inputs: Iterable[str | None], force:
             raise UsageError(
                 f"{given} lies in {folder}, which will be replaced: choose another folder for -o"
             )
-    try:
-        empty = not any(place.iterdir())
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be read: {error.strerror}") from error
-    if not (empty or force or is_result(place)):
-        raise UsageError(
-            f"{folder} is not empty and not the result of a run: choose another folder for -o, or "
-            "replace all it holds with --force"
-        )
 
 
 def _file(given: str) -> Path:

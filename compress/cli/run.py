@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -19,10 +18,8 @@ from compress.cli.options import (
     quiet_option,
     target_option,
 )
+from compress.cli.progress import shown_progress
 from compress.cli.values import BYTES, DROP, FACTOR, LATENCY, NAMES, TIME, Drop
-
-if TYPE_CHECKING:
-    from compress.progress import Progress
 
 
 @click.command("run")
@@ -130,6 +127,7 @@ def command(
 
     from compress import api
     from compress.passes.base import Budget
+    from compress.report.folder import save
 
     budget = Budget(
         max_drop=None if max_drop is None else max_drop.value,
@@ -138,7 +136,7 @@ def command(
         speedup=speedup,
         max_bytes=max_size,
     )
-    with _progress(silent=quiet or as_json) as progress, _stdout_for(as_json):
+    with shown_progress(silent=quiet or as_json) as progress, _stdout_for(as_json):
         result = api.run(
             model,
             target=target,
@@ -157,7 +155,7 @@ def command(
             progress=progress,
             command=shlex.join(["compress", *ctx.find_root().obj]),
         )
-        result.save(out)
+        save(out, result.model, result.report, result.plan, force=force)
     if as_json:
         from compress.report.write_json import to_json
 
@@ -171,19 +169,6 @@ def command(
 
         show(result.report, result.plan, folder=out, verbose=verbose)
     ctx.exit(result.exit_code)
-
-
-@contextlib.contextmanager
-def _progress(*, silent: bool) -> Iterator[Progress]:
-    if silent:
-        from compress.progress import Silent
-
-        yield Silent()
-        return
-    from compress.report.progress import on_stream
-
-    with on_stream() as shown:
-        yield shown
 
 
 @contextlib.contextmanager

@@ -224,3 +224,47 @@ class Plan(Record):
     layers: list[LayerPlan] = pydantic.Field(description="in the model's order")
     solver: Solver
     frontier: list[FrontierPoint] = pydantic.Field(description="fastest first")
+
+
+class FormInfo(Record):
+    """A form that a layer could take on a device."""
+
+    form: str = pydantic.Field(description="as in OptionRecord")
+    latency_us: float | None = pydantic.Field(
+        None, description="measured, of the layer alone; null if it was not measured"
+    )
+
+
+class LayerInfo(Record):
+    """A layer as `compress inspect` shows it."""
+
+    name: str = pydantic.Field(description="of the operator in the canonical model")
+    kind: str = pydantic.Field(description="operator; depthwise convolutions by their own name")
+    shape: str = pydantic.Field(description="of the output for the typical input")
+    macs: int = pydantic.Field(description="multiply-accumulates of one inference")
+    weight_bytes: int = pydantic.Field(description="of the weights as given; 0 without any")
+    forms: list[FormInfo] = pydantic.Field(description="what it could become, float first")
+
+
+class BenchEntry(Record):
+    """A model that was timed."""
+
+    name: str = pydantic.Field(description="path or factory as given, or the kind of object")
+    size_bytes: int = pydantic.Field(description="of the model file(s)")
+    latency: Latency
+    speedup: Ratio | None = pydantic.Field(
+        None, description="how many times as fast as the first model; null for the first itself"
+    )
+
+
+class Bench(Record):
+    """What `compress bench` prints: models timed in turns on the same inputs."""
+
+    schema_version: int = pydantic.Field(SCHEMA_VERSION, description="of this record")
+    target: str = pydantic.Field(description="name of the device profile")
+    device: dict[str, str] = pydantic.Field(
+        {}, description="what the host or device was found to be"
+    )
+    threads: int = pydantic.Field(description="of the runtime")
+    inputs: str = pydantic.Field(description="what the models were run on, in words")
+    models: list[BenchEntry] = pydantic.Field(description="in the order they were given")
