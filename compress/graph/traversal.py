@@ -75,7 +75,10 @@ def new_initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) 
     # onnx stores arrays C-contiguous; a view would otherwise be copied at every access
     tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique)
     value = ir.Value(
-        name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=unique,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
     )
     graph.register_initializer(value)
     return value

@@ -195,19 +195,7 @@ class Quantize(Technique):
         layers = find_layers(self.model)
         cells = self.measure(advance_cells)
         worthwhile = {layer.name: self._worthwhile(layer, cells) for layer in layers}
-        ranges = self.ranges()
-        probes: dict[object, ValueProbe | WeightProbe] = {}
-        for layer in layers:
-            for form in worthwhile[layer.name]:
-                if layer.weight is not None:
-                    probes[layer.name, form] = WeightProbe.of(layer, form, ranges)
-                if form.reads_uint8:
-                    for value in (
-                        *layer.inputs,
-                        *([layer.output] if writes_uint8(layer, form) else []),
-                    ):
-                        name = str(value.name)
-                        probes[name] = ValueProbe(name, *ranges[name])
+        probes = self._probes(layers, worthwhile)
         measured = self.distortions(list(dict.fromkeys(probes.values())), advance_probes)
         options = []
         for layer in layers:
@@ -246,6 +234,32 @@ class Quantize(Technique):
             name: measured[probe] for name, probe in probes.items() if isinstance(name, str)
         }
         return options, self._boundaries(layers, cells, value_distortion)
+
+    def count_probes(self) -> int:
+        """How many distortions `propose` will ask for."""
+        layers = find_layers(self.model)
+        cells = self.measure()
+        worthwhile = {layer.name: self._worthwhile(layer, cells) for layer in layers}
+        return len(set(self._probes(layers, worthwhile).values()))
+
+    def _probes(
+        self, layers: Sequence[Layer], worthwhile: Mapping[str, Sequence[Form]]
+    ) -> dict[object, ValueProbe | WeightProbe]:
+        """What has to be probed: by (layer, form) for weights, by name for values."""
+        ranges = self.ranges()
+        probes: dict[object, ValueProbe | WeightProbe] = {}
+        for layer in layers:
+            for form in worthwhile[layer.name]:
+                if layer.weight is not None:
+                    probes[layer.name, form] = WeightProbe.of(layer, form, ranges)
+                if form.reads_uint8:
+                    for value in (
+                        *layer.inputs,
+                        *([layer.output] if writes_uint8(layer, form) else []),
+                    ):
+                        name = str(value.name)
+                        probes[name] = ValueProbe(name, *ranges[name])
+        return probes
 
     def _worthwhile(
         self, layer: Layer, cells: Mapping[str, Mapping[Form, CellLatency]]

@@ -1,0 +1,194 @@
+"""The whole flow, top to bottom, and what a user gets back."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from compress.backends.trials import Workshop
+from compress.errors import UsageError
+from compress.evidence.evaluation import open_evaluation
+from compress.evidence.store import EvidenceStore
+from compress.execute.session import Runner
+from compress.hardware.device import load_device
+from compress.hardware.host import detect
+from compress.passes.base import Budget
+from compress.passes.select import Selection
+from compress.progress import Advance, Progress, Silent
+from compress.report.schema import Plan, Report
+from compress.stages.calibration import open_samples, write_sample
+from compress.stages.gather import gather
+from compress.stages.record import Request, make_plan, make_report
+from compress.stages.search import search
+from compress.stages.subject import check_runs, open_subject
+
+DEFAULT_MAX_DROP = 0.01
+"""Of the quality, where the user sets no bound at all."""
+
+OBJECTIVES = ("latency", "size")
+TECHNIQUES = ("quantize",)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """What `run` found.
+
+    Attributes:
+        model: the model that was shipped.
+        report, plan: see docs/report.md.
+        frontier: the optimal trade-offs it was chosen from, fastest first.
+        exit_code: 0 within the budget, 1 not.
+    """
+
+    model: ir.Model
+    report: Report
+    plan: Plan
+    frontier: tuple[Selection, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return self.report.exit_code
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes model.onnx, report.json, report.html and plan.json; the folder appears whole."""
+        from compress.report.folder import save
+
+        return save(Path(folder), self.model, self.report, self.plan)
+
+
+def run(
+    model: Any,
+    *,
+    target: str | os.PathLike[str] = "host",
+    data: Any = None,
+    evaluate: Any = None,
+    budget: Budget | None = None,
+    factory: str | None = None,
+    example_inputs: Any = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    fixed_inputs: Mapping[str, object] | None = None,
+    objective: str = "latency",
+    techniques: Sequence[str] = ("quantize",),
+    time_limit_s: float | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    trust_pickle: bool = False,
+    progress: Progress | None = None,
+    command: str | None = None,
+) -> Result:
+    """Compresses a model for a device: the fastest form within the budget, verified and measured.
+
+    Args:
+        model: anything `compress.frontends.load` takes.
+        target: name of a device profile, or a TOML file.
+        data: calibration inputs (see `open_calibration`); None: they are made up.
+        evaluate: quality, higher is better (see `open_evaluation`); None: agreement with the model
+            as given, on the calibration data.
+        budget: bounds; without any the quality may drop by 1 %.
+        shapes, fixed_inputs: input dimensions and inputs that never change.
+        objective: "latency" or "size": what is made small within the budget.
+        techniques: which may propose options; "quantize" is known.
+        time_limit_s: no new candidate is tried after this many seconds.
+        seed: of everything that is drawn at random.
+        resume: whether evidence of earlier runs is used, and kept for later ones.
+        progress: who is told how far the work is.
+        command: what reproduces the run, for the report.
+
+    Raises:
+        UsageError, ModelError, DeviceError: with one line that says what to do.
+    """
+    started = time.monotonic()
+    _check_choices(objective, techniques)
+    device = load_device(target if isinstance(target, str) else Path(target))
+    if not device.measurable:
+        raise UsageError(
+            f"{device.name} cannot be measured from here: run this on the device with --target host"
+        )
+    budget = budget or Budget()
+    if budget == Budget():
+        budget = Budget(max_drop=DEFAULT_MAX_DROP)
+    host = detect()
+    store = EvidenceStore() if resume else EvidenceStore.in_memory()
+    told = _Timed(progress or Silent())
+
+    with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
+        folder = Path(scratch)
+        with told.step("reading the model", None):
+            subject = open_subject(
+                model,
+                folder,
+                factory=factory,
+                example_inputs=example_inputs,
+                shapes=shapes,
+                fixed_inputs=fixed_inputs,
+                trust_pickle=trust_pickle,
+            )
+        calibration = open_samples(subject, data, seed, told)
+        with told.step("running the model once, apart", None):
+            check_runs(subject, write_sample(calibration.typical, folder / "typical.npz"))
+        given = Runner(subject.given.path)
+        workshop = Workshop(
+            folder=folder,
+            store=store,
+            evaluation=None
+            if evaluate is None
+            else open_evaluation(evaluate, subject.inputs, subject.outputs),
+            samples=calibration.fidelity,
+            expected=tuple(given(sample) for sample in calibration.fidelity),
+            kinds=subject.kinds,
+            data_key=calibration.data.fingerprint,
+            feeds=calibration.typical,
+            host=host.fingerprint,
+        )
+        evidence = gather(subject, calibration, store, host.fingerprint, told, workers=host.threads)
+        deadline = None if time_limit_s is None else started + time_limit_s
+        outcome = search(
+            subject, evidence, workshop, budget, told, objective=objective, deadline=deadline
+        )
+        request = Request(
+            command or _as_python(model, target), device.name, budget, seed, objective
+        )
+        report = make_report(request, subject, calibration, workshop, outcome, host, told.steps)
+        plan = make_plan(evidence, outcome)
+        shipped = outcome.shipped.model
+        return Result(shipped, report, plan, outcome.frontier)
+
+
+def _check_choices(objective: str, techniques: Sequence[str]) -> None:
+    if objective not in OBJECTIVES:
+        raise UsageError(f"unknown objective {objective!r}: use one of {', '.join(OBJECTIVES)}")
+    for name in techniques:
+        if name not in TECHNIQUES:
+            raise UsageError(f"unknown technique {name!r}: there is {', '.join(TECHNIQUES)}")
+
+
+def _as_python(model: Any, target: object) -> str:
+    name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
+    return f"compress.run({shlex.quote(str(name))}, target={str(target)!r})"
+
+
+class _Timed:
+    """Hands progress on and keeps how long every step took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.steps: list[tuple[str, float]] = []
+
+    @contextlib.contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Advance]:
+        start = time.monotonic()
+        with self._progress.step(title, total) as advance:
+            yield advance
+        self.steps.append((title, time.monotonic() - start))
+
+    def note(self, text: str) -> None:
+        self._progress.note(text)

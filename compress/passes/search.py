@@ -1,0 +1,42 @@
+"""Which candidates of a frontier to build: decisions only, the trying is done by callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from compress.passes.select import Selection
+
+
+def fastest_acceptable(
+    frontier: Sequence[Selection], acceptable: Callable[[Selection], bool]
+) -> Selection | None:
+    """The fastest selection whose measured quality is within the budget, by bisection.
+
+    Distortion falls along the frontier, and quality follows it closely enough for bisection; the
+    fastest is tried first because often it is good enough. Nothing is returned that was not tried.
+
+    Args:
+        frontier: fastest first.
+        acceptable: builds and evaluates a selection.
+    """
+    if not frontier:
+        return None
+    if acceptable(frontier[0]):
+        return frontier[0]
+    low, high = 0, len(frontier)
+    found: Selection | None = None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if acceptable(frontier[middle]):
+            found, high = frontier[middle], middle
+        else:
+            low = middle
+    return found
+
+
+def most_faithful_within(
+    frontier: Sequence[Selection], limit_us: float, scale: float
+) -> Selection | None:
+    """The least distorted selection whose latency, predicted times `scale`, meets the limit."""
+    fitting = [s for s in frontier if s.latency_us * scale <= limit_us]
+    return min(fitting, key=lambda s: s.distortion) if fitting else None

@@ -1,0 +1,1 @@
+"""The stages of `compress.run`, in the order in which it calls them."""

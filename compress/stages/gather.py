@@ -1,0 +1,149 @@
+"""Third stage: evidence, from which every option gets its latency and its distortion."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from compress.evidence.statistics import TensorStatistics, collect, pack, unpack
+from compress.evidence.store import EvidenceStore
+from compress.execute.session import value_shapes
+from compress.graph.layers import Layer, find_layers
+from compress.passes.base import Option
+from compress.passes.quantize.forms import Form, observed
+from compress.passes.quantize.technique import Quantize, Reference
+from compress.passes.select import Boundary, Problem
+from compress.progress import Progress
+from compress.stages.calibration import Calibration
+from compress.stages.subject import Subject
+
+SHAPE_VALUES_AT_ONCE = 48
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known before anything is chosen.
+
+    Attributes:
+        layers: of the float model.
+        shapes: of every value a layer reads or writes, for the typical sample.
+        technique: quantize, with its range estimator settled.
+        problem: options and boundaries.
+        range_scores: distortion of the fully quantized network per range estimator.
+    """
+
+    layers: tuple[Layer, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    technique: Quantize
+    problem: Problem
+    range_scores: Mapping[str, float]
+
+    def options(self) -> tuple[Option, ...]:
+        return self.problem.options
+
+
+def gather(
+    subject: Subject,
+    calibration: Calibration,
+    store: EvidenceStore,
+    host: str,
+    progress: Progress,
+    *,
+    workers: int,
+) -> Evidence:
+    """Observes, measures and probes; everything is found again by content in a later run."""
+    layers = tuple(find_layers(subject.model))
+    shapes = _shapes(subject, calibration, layers)
+    statistics = _statistics(subject, calibration, layers, shapes, store, progress)
+    reference = Reference.of(
+        subject.model, calibration.reference, store.key("reference", calibration.data.fingerprint)
+    )
+    technique = Quantize(
+        model=subject.model,
+        model_key=subject.key,
+        shapes=shapes,
+        statistics=statistics,
+        reference=reference,
+        store=store,
+        host=host,
+        workers=workers,
+    )
+    with progress.step("measuring layers on this machine", len(layers)) as advance:
+        technique.measure(advance)
+    with progress.step("choosing range estimators", None):
+        method, scores = technique.method_by_distortion(_everything_quantized(technique, layers))
+    technique = dataclasses.replace(technique, method=method)
+    probes = technique.count_probes()
+    with progress.step("measuring what each rounding costs", probes) as advance:
+        options, boundaries = technique.propose(advance_probes=advance)
+    return Evidence(layers, shapes, technique, Problem(tuple(options), boundaries), scores)
+
+
+def with_latencies(
+    problem: Problem, measured: Mapping[tuple[str, str], float], fixed_us: float
+) -> Problem:
+    """The problem with latencies corrected to what (layer, form) took in the whole network."""
+    options = tuple(
+        dataclasses.replace(o, latency_us=measured[o.layers[0], o.form])
+        if len(o.layers) == 1 and (o.layers[0], o.form) in measured
+        else o
+        for o in problem.options
+    )
+    return dataclasses.replace(problem, options=options, fixed_us=fixed_us)
+
+
+def _everything_quantized(technique: Quantize, layers: tuple[Layer, ...]) -> dict[str, Form]:
+    """The form each weighted layer has if all are static int8 (matrices: dynamic)."""
+    forms = {}
+    for layer in layers:
+        usable = technique.usable_forms(layer)
+        if layer.weight is None or layer.depthwise or len(usable) < 2:
+            continue
+        forms[layer.name] = Form.DYNAMIC if Form.DYNAMIC in usable else Form.INT8
+    return forms
+
+
+def _shapes(
+    subject: Subject, calibration: Calibration, layers: tuple[Layer, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Concrete shapes by running the typical sample, a bounded number of values at a time."""
+    given = {str(v.name) for v in subject.model.graph.inputs}
+    names = dict.fromkeys(
+        str(v.name)
+        for layer in layers
+        for v in (*layer.inputs, layer.node.outputs[0], layer.output)
+    )
+    wanted = [name for name in names if name not in given]
+    shapes = {name: array.shape for name, array in calibration.typical.items()}
+    for start in range(0, len(wanted), SHAPE_VALUES_AT_ONCE):
+        group = wanted[start : start + SHAPE_VALUES_AT_ONCE]
+        found = value_shapes(subject.model, calibration.typical, group)
+        shapes.update({name: shape for name, (shape, _) in found.items()})
+    return shapes
+
+
+def _statistics(
+    subject: Subject,
+    calibration: Calibration,
+    layers: tuple[Layer, ...],
+    shapes: Mapping[str, tuple[int, ...]],
+    store: EvidenceStore,
+    progress: Progress,
+) -> dict[str, TensorStatistics]:
+    names = list(dict.fromkeys(name for layer in layers for name in observed(layer)))
+    if not names:
+        return {}
+    key = store.key("statistics", subject.key, calibration.data.fingerprint, names)
+    known = store.get_arrays(key)
+    if known is not None:
+        return unpack(known)
+    sizes = {name: 4 * int(np.prod(shapes[name])) for name in names if name in shapes}
+    with progress.step("observing activations", None) as advance:
+        statistics = collect(subject.model, calibration.data, names, sizes, advance=advance)
+    store.put_arrays(key, pack(statistics))
+    return statistics
+
+
+__all__ = ["Boundary", "Evidence", "gather", "with_latencies"]

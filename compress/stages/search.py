@@ -1,0 +1,345 @@
+"""Fourth stage: select, build, verify, measure, correct, and ship the best that was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from compress.backends.trials import Trial, Workshop
+from compress.execute.session import kernel_times
+from compress.hardware.timing import Speedup, speedup
+from compress.passes.base import Budget, Option
+from compress.passes.quantize.insitu import corrections, layer_times
+from compress.passes.search import fastest_acceptable
+from compress.passes.select import Problem, Selection, evaluate_choice, frontier
+from compress.progress import Progress
+from compress.stages.gather import Evidence, with_latencies
+from compress.stages.subject import Subject
+
+ROUNDS = 3
+"""How often the selection is made anew with latencies corrected to what was measured."""
+
+TOLERATED_MISMATCH = 0.10
+"""Predicted and measured speed-up over float may differ by this share before evidence is corrected."""
+
+PROFILE_RUNS = 20
+
+GIVEN, FLOAT = "as given", "float, simplified"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What the search ended with.
+
+    Attributes:
+        given, shipped: trials; the same one if nothing better was found.
+        trials: all, in the order in which they were built.
+        selection: of the shipped trial, None for float and the model as given.
+        problem: with the latencies as last corrected.
+        frontier: of that problem, fastest first.
+        met: whether the shipped trial is within the budget.
+        sentence: what was shipped and why.
+    """
+
+    given: Trial
+    shipped: Trial
+    trials: tuple[Trial, ...]
+    selection: Selection | None
+    problem: Problem
+    frontier: tuple[Selection, ...]
+    met: bool
+    sentence: str
+
+
+def search(
+    subject: Subject,
+    evidence: Evidence,
+    workshop: Workshop,
+    budget: Budget,
+    progress: Progress,
+    *,
+    objective: str = "latency",
+    deadline: float | None = None,
+) -> Outcome:
+    """Runs the rounds; every trial that is shipped was evaluated and timed as the file it is."""
+    given = workshop.adopt(GIVEN, subject.given_model, subject.given.path)
+    plain = workshop.build(FLOAT, subject.model)
+    with progress.step("evaluating the model as given", 2) as advance:
+        reference = workshop.judge(given)
+        advance()
+        workshop.judge(plain)
+        advance()
+    lowest = budget.lowest_quality(reference)
+    state = _Search(subject, evidence, workshop, lowest, progress)
+    state.trials = {(): plain}
+    problem = _calibrated(evidence, workshop, evidence.problem, plain)
+    points: list[Selection] = []
+    for round_number in range(ROUNDS):
+        points = frontier(problem, max_bytes=_weight_limit(budget, problem, plain))
+        best = state.fastest(problem, points, objective)
+        if best is None:
+            break
+        with progress.step("timing candidates against float", None) as advance:
+            workshop.time([given, plain, best], advance)
+        late = deadline is not None and time.monotonic() > deadline
+        if late or round_number == ROUNDS - 1 or not _mismatch(best, plain, problem):
+            break
+        corrected = _corrected(problem, evidence, workshop, best, plain)
+        if corrected == problem:
+            break
+        problem = corrected
+    finalists = [given, *state.trials.values()]
+    timed = [t for t in finalists if t.timing is not None or t is plain]
+    with progress.step("timing the finalists together", None) as advance:
+        workshop.time(_finalists(timed, given, plain), advance)
+    return _decide(given, plain, state, budget, lowest, problem, points, objective)
+
+
+class _Search:
+    """Trials by the options they are made of, so that none is built or evaluated twice."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        evidence: Evidence,
+        workshop: Workshop,
+        lowest: float | None,
+        progress: Progress,
+    ) -> None:
+        self.subject = subject
+        self.evidence = evidence
+        self.workshop = workshop
+        self.lowest = lowest
+        self.progress = progress
+        self.trials: dict[tuple[str, ...], Trial] = {}
+
+    def fastest(
+        self, problem: Problem, points: Sequence[Selection], objective: str
+    ) -> Trial | None:
+        """The best candidate of the frontier whose measured quality is within the budget."""
+        order = [s for s in points if _signature(problem, s)]
+        if objective == "size":
+            order = sorted(order, key=lambda s: (s.bytes, s.latency_us))
+        steps = max(1, int(np.ceil(np.log2(len(order) + 1)))) + 1
+        with self.progress.step("trying candidates", steps) as advance:
+            found = fastest_acceptable(order, lambda s: self._acceptable(problem, s, advance))
+        return None if found is None else self.trials[_signature(problem, found)]
+
+    def _acceptable(
+        self, problem: Problem, selection: Selection, advance: Callable[[], None]
+    ) -> bool:
+        trial = self._trial(problem, selection)
+        quality = self.workshop.judge(trial)
+        advance()
+        return self.lowest is None or quality >= self.lowest
+
+    def _trial(self, problem: Problem, selection: Selection) -> Trial:
+        signature = _signature(problem, selection)
+        trial = self.trials.get(signature)
+        if trial is None:
+            chosen = chosen_options(problem, selection)
+            model = self.evidence.technique.apply(self.subject.model, chosen)
+            trial = self.workshop.build(f"candidate-{len(self.trials)}", model)
+            trial.forms = dict(Counter(o.form for o in chosen.values()))
+            self.trials[signature] = trial
+        trial.chosen = selection.chosen
+        trial.predicted_us = selection.latency_us
+        trial.predicted_distortion = selection.distortion
+        return trial
+
+
+def chosen_options(problem: Problem, selection: Selection) -> dict[str, Option]:
+    """Layer name -> the option that covers it."""
+    return {
+        layer: problem.options[index]
+        for index in selection.chosen
+        for layer in problem.options[index].layers
+    }
+
+
+def _signature(problem: Problem, selection: Selection) -> tuple[str, ...]:
+    """The choice without its float part: empty if everything stays float."""
+    return tuple(
+        f"{'+'.join(o.layers)}={o.label}"
+        for o in (problem.options[i] for i in selection.chosen)
+        if o.form != "float"
+    )
+
+
+def _weight_limit(budget: Budget, problem: Problem, plain: Trial) -> float:
+    """The bound on the options' bytes that keeps the whole file within `max_bytes`."""
+    if budget.max_bytes is None:
+        return float("inf")
+    weights = sum(o.bytes for o in problem.options if o.form == "float")
+    overhead = plain.artifact.size_bytes - weights
+    return float(budget.max_bytes - max(0, overhead))
+
+
+def _calibrated(evidence: Evidence, workshop: Workshop, problem: Problem, plain: Trial) -> Problem:
+    """The problem with what no option covers counted in, from the float network's own profile."""
+    total = _profile(workshop, plain, evidence)[1]
+    covered = sum(o.latency_us for o in problem.options if o.form == "float")
+    return dataclasses.replace(problem, fixed_us=max(0.0, total - covered))
+
+
+def _profile(
+    workshop: Workshop, trial: Trial, evidence: Evidence
+) -> tuple[dict[str, float], float]:
+    """Layer times of a trial in place; kept as evidence."""
+    shapes = {k: list(v.shape) for k, v in workshop.feeds.items()}
+    key = workshop.store.key("profile", trial.artifact.sha256, shapes, workshop.host)
+    known = workshop.store.get(key)
+    if not isinstance(known, list):
+        known = [
+            list(t) for t in kernel_times(trial.artifact.path, workshop.feeds, runs=PROFILE_RUNS)
+        ]
+        workshop.store.put(key, known)
+    return layer_times(evidence.layers, [(str(n), str(k), float(t)) for n, k, t in known])
+
+
+def _mismatch(best: Trial, plain: Trial, problem: Problem) -> bool:
+    """Whether the promised speed-up over float was missed or exceeded by too much."""
+    if best.timing is None or plain.timing is None or not best.predicted_us:
+        return False
+    everything = [i for i, o in enumerate(problem.options) if o.form == "float"]
+    promised = evaluate_choice(problem, everything)[0] / best.predicted_us
+    measured = speedup(plain.timing, best.timing).median
+    return abs(measured / promised - 1.0) > TOLERATED_MISMATCH
+
+
+def _corrected(
+    problem: Problem, evidence: Evidence, workshop: Workshop, best: Trial, plain: Trial
+) -> Problem:
+    """Latencies as they were in the float network and in the candidate, where they can be traced."""
+    smooth = frozenset(layer.name for layer in evidence.layers if layer.smooth)
+    float_times, float_total = _profile(workshop, plain, evidence)
+    best_times, _ = _profile(workshop, best, evidence)
+    forms = {
+        layer: problem.options[i].form for i in best.chosen for layer in problem.options[i].layers
+    }
+    measured = corrections(float_times, {}, smooth) | corrections(best_times, forms, smooth)
+    covered = sum(
+        measured.get((o.layers[0], "float"), o.latency_us)
+        for o in problem.options
+        if o.form == "float"
+    )
+    return with_latencies(problem, measured, max(0.0, float_total - covered))
+
+
+def _finalists(timed: Sequence[Trial], given: Trial, plain: Trial) -> list[Trial]:
+    others = [t for t in timed if t is not given and t is not plain]
+    return [given, plain, *others]
+
+
+def _decide(
+    given: Trial,
+    plain: Trial,
+    state: _Search,
+    budget: Budget,
+    lowest: float | None,
+    problem: Problem,
+    points: Sequence[Selection],
+    objective: str,
+) -> Outcome:
+    """Ships the best trial that was measured within the budget; explains every other one."""
+    assert given.timing is not None
+    limit_ms = budget.latency_limit_ms(float(np.median(given.timing.medians())))
+    best = given
+    for trial in [plain, *(t for t in state.trials.values() if t is not plain)]:
+        if trial.timing is None:
+            continue
+        if lowest is not None and (trial.quality is None or trial.quality < lowest):
+            continue
+        if _better(trial, best, budget, objective):
+            best = trial
+    for trial in (given, *state.trials.values()):
+        trial.verdict = _verdict(trial, best, given, lowest)
+    met, reasons = _within(best, budget, limit_ms)
+    selection = next(
+        (s for s in points if s.chosen == best.chosen and best.chosen), None
+    ) or _as_selection(problem, best)
+    return Outcome(
+        given,
+        best,
+        (given, *state.trials.values()),
+        selection,
+        problem,
+        tuple(points),
+        met,
+        _sentence(best, given, plain, reasons),
+    )
+
+
+def _as_selection(problem: Problem, trial: Trial) -> Selection | None:
+    if not trial.chosen:
+        return None
+    latency, size, distortion = evaluate_choice(problem, trial.chosen)
+    return Selection(trial.chosen, latency, size, distortion, 0.0, "feasible", 0.0)
+
+
+def _better(trial: Trial, best: Trial, budget: Budget, objective: str) -> bool:
+    """Whether `trial` should be shipped instead of `best`: measured, paired by process."""
+    assert trial.timing is not None and best.timing is not None
+    if budget.max_bytes is not None:
+        fits, best_fits = (t.artifact.size_bytes <= budget.max_bytes for t in (trial, best))
+        if fits != best_fits:
+            return fits
+    if objective == "size":
+        slower = speedup(best.timing, trial.timing).median < 1.0
+        return trial.artifact.size_bytes < best.artifact.size_bytes and not slower
+    return speedup(best.timing, trial.timing).median > 1.0
+
+
+def _within(best: Trial, budget: Budget, limit_ms: float | None) -> tuple[bool, list[str]]:
+    """Whether the shipped trial meets latency and size; what it misses, in words."""
+    missed = []
+    assert best.timing is not None
+    latency = float(np.median(best.timing.medians()))
+    if limit_ms is not None and latency > limit_ms:
+        missed.append(f"{latency:.3g} ms is over the latency budget of {limit_ms:.3g} ms")
+    if budget.max_bytes is not None and best.artifact.size_bytes > budget.max_bytes:
+        missed.append(
+            f"{best.artifact.size_bytes} bytes are over the size budget of {budget.max_bytes}"
+        )
+    return not missed, missed
+
+
+def _verdict(trial: Trial, best: Trial, given: Trial, lowest: float | None) -> str:
+    if trial is best:
+        return "shipped: the fastest that was measured within the budget"
+    if trial is given:
+        return "the baseline"
+    if lowest is not None and trial.quality is not None and trial.quality < lowest:
+        return f"quality {trial.quality:.4g} is below the {lowest:.4g} that was asked for"
+    if trial.timing is None or best.timing is None:
+        return "good enough, but a faster candidate was as well: not timed"
+    ratio = speedup(best.timing, trial.timing).median
+    return f"runs at {ratio:.2f}x of what was shipped"
+
+
+def _sentence(best: Trial, given: Trial, plain: Trial, missed: Sequence[str]) -> str:
+    assert best.timing is not None and given.timing is not None
+    gain: Speedup = speedup(given.timing, best.timing)
+    if best is given:
+        text = (
+            "Shipped the model as given: no form that was measured is faster on this machine "
+            "within the budget."
+        )
+    elif best is plain:
+        text = (
+            f"Shipped the simplified float model, {gain.median:.2f}x as fast as given: no integer "
+            "form that was measured is faster within the budget."
+        )
+    else:
+        integer = sum(n for form, n in best.forms.items() if form != "float")
+        text = (
+            f"Shipped a model with {integer} layers in integer form, {gain.median:.2f}x as fast "
+            "as given."
+        )
+    if missed:
+        text += " Budget not met: " + "; ".join(missed) + "."
+    return text
