@@ -27,7 +27,8 @@ HEIGHT = {
     "": 5,  # the package itself, which offers what api.py has
     "cli": 6,
 }
-"""cli -> api -> stages -> {frontends, report, check, backends} -> passes -> {evidence, ...} -> graph"""
+"""cli -> api -> stages -> {frontends, report, check, backends} -> passes
+-> {evidence, execute, hardware} -> graph"""
 
 IMPORTABLE_BY_ALL = {"errors", "progress"}
 FRONT_DOORS = {"__init__", "__main__"}

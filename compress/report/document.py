@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from compress.report.schema import SCHEMA_VERSION, Plan, Report
+from compress.report.schema import SCHEMA_VERSION, Bench, LayerInfo, Plan, Report
 
 INTRODUCTION = f"""\
 # report.json and plan.json
@@ -24,6 +24,7 @@ This page is written from `compress/report/schema.py` by
 - Names ending in `_us`, `_ms` and `_s` are times, `bytes` are bytes; a latency says whether it was
   measured or predicted.
 - Numbers that JSON cannot hold are written as the strings `"Infinity"`, `"-Infinity"` and `"NaN"`.
+- `compress inspect --json` and `compress bench --json` are described at the end.
 - `schema_version` grows whenever a field changes its meaning or goes away. Fields may be added
   without that.
 
@@ -51,15 +52,29 @@ report, plan = read_report(Path("out")), read_plan(Path("out"))
 | 130 | interrupted |
 """
 
+ROOTS: tuple[tuple[str, str, type[pydantic.BaseModel]], ...] = (
+    ("report.json", "What became of a model.", Report),
+    ("plan.json", "How its layers were chosen.", Plan),
+    (
+        "compress inspect --json",
+        "A list of objects, one per layer, in the model's order.",
+        LayerInfo,
+    ),
+    ("compress bench --json", "Models timed in turns on the same inputs.", Bench),
+)
+
 
 def document() -> str:
     """The page, in Markdown."""
     sections = [INTRODUCTION]
-    for title, root in (("report.json", Report), ("plan.json", Plan)):
-        sections.append(f"## {title}\n")
+    told: set[type[pydantic.BaseModel]] = set()
+    for title, introduction, root in ROOTS:
+        sections.append(f"## {title}\n\n{introduction}\n")
         for record in _records(root):
             heading = "" if record is root else f"### {record.__name__}\n\n{_summary(record)}\n\n"
-            sections.append(heading + _table(record))
+            if record not in told:
+                sections.append(heading + _table(record))
+            told.add(record)
     return "\n".join(sections)
 
 
