@@ -108,7 +108,7 @@ def _fix_target(node: ir.Node, known: dict[ir.Value, IntTensor], names: Names) -
     if x is None or target is None or initializer_tensor(target) is not None:
         return False
     wanted = known.get(target)
-    if wanted is None or wanted.is_scalar or attribute_int(node, "allowzero", 0):
+    if wanted is None or wanted.is_scalar:
         return False
     dims = dimensions(x)
     if is_op(node, "Reshape"):
@@ -117,6 +117,11 @@ def _fix_target(node: ir.Node, known: dict[ir.Value, IntTensor], names: Names) -
         constant = _expand_target(wanted.entries, dims)
     if constant is None or node.graph is None:
         return False
+    if attribute_int(node, "allowzero", 0):
+        if 0 in wanted.entries:
+            return False
+        # From here on a 0 copies.
+        del node.attributes["allowzero"]
     name = names.value(f"{node.outputs[0].name}/shape")
     node.replace_input_with(1, add_initializer(node.graph, name, np.asarray(constant, np.int64)))
     return True

@@ -10,23 +10,9 @@ from typing import ClassVar
 import onnx
 import onnx_ir as ir
 
-from compress.errors import ModelError
 from compress.graph.base import Pass
 from compress.graph.order import all_graphs
-from compress.graph.skeleton import skeleton_proto
-
-_DimList = list[int | str | None]
-
-_LIKE_THEIR_INPUT = frozenset(
-    {
-        ("", "GroupNormalization"),
-        ("com.microsoft", "BiasGelu"),
-        ("com.microsoft", "FastGelu"),
-        ("com.microsoft", "Gelu"),
-        ("com.microsoft", "QuickGelu"),
-    }
-)
-"""Operators without a rule in onnx whose output has the dtype and shape of their first input."""
+from compress.graph.proto_inference import Dims, infer_types
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ class InferShapes(Pass):
         for value in before:
             if not _is_foreign(value, model):
                 value.type = value.shape = None
-        types = _infer(model)
+        types = infer_types(model)
         outputs = set(model.graph.outputs)
         for value, (old_type, old_shape) in before.items():
             found = types.get(value.name or "")
@@ -147,70 +133,15 @@ def _is_foreign(value: ir.Value, model: ir.Model) -> bool:
     return not onnx.defs.has(node.op_type, version, node.domain)
 
 
-def _infer(model: ir.Model) -> dict[str, tuple[ir.TypeProtocol, _DimList | None]]:
-    proto = skeleton_proto(model)
-    for node in _proto_nodes(proto.graph):
-        if (node.domain, node.op_type) in _LIKE_THEIR_INPUT:
-            node.op_type, node.domain = "Identity", ""
-            del node.input[1:]
-            node.ClearField("attribute")
-    try:
-        # Without its data propagation: that one takes minutes and gigabytes where vectors are
-        # long, since it counts up to their length, and `FoldShapes` does better.
-        inferred = onnx.shape_inference.infer_shapes(proto)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"shape inference refuses the model: {reason}") from error
-    types: dict[str, tuple[ir.TypeProtocol, _DimList | None]] = {}
-    for graph in _proto_graphs(inferred.graph):
-        for info in (*graph.value_info, *graph.output):
-            type_ = ir.serde.deserialize_type_proto_for_type(info.type)
-            if type_ is not None:
-                types.setdefault(info.name, (type_, _dims(info.type)))
-    return types
-
-
-def _proto_graphs(root: onnx.GraphProto) -> list[onnx.GraphProto]:
-    graphs = [root]
-    for graph in graphs:
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    graphs.append(attribute.g)
-                graphs.extend(attribute.graphs)
-    return graphs
-
-
-def _proto_nodes(root: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for graph in _proto_graphs(root):
-        yield from graph.node
-
-
-def _dims(type_: onnx.TypeProto) -> _DimList | None:
-    kind = type_.WhichOneof("value")
-    while kind in ("sequence_type", "optional_type"):
-        type_ = getattr(type_, kind).elem_type
-        kind = type_.WhichOneof("value")
-    if kind not in ("tensor_type", "sparse_tensor_type"):
-        return None
-    tensor = getattr(type_, kind)
-    if not tensor.HasField("shape"):
-        return None
-    return [
-        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or None)
-        for d in tensor.shape.dim
-    ]
-
-
 def _output_shape(
-    value: ir.Value, dims: _DimList | None, declared: ir.Shape | None, symbols: _Symbols
+    value: ir.Value, dims: Dims | None, declared: ir.Shape | None, symbols: _Symbols
 ) -> ir.Shape | None:
     """What a graph output's shape is: `dims` as inferred, `declared` as the file says.
 
     A number and a symbol given from outside are inferred for certain. Otherwise the declared
     dimension stands, or a name of the output's own, so that inferring again gives the same.
     """
-    wanted: _DimList = [
+    wanted: Dims = [
         (d if d >= 0 else None) if isinstance(d, int) else (d.value and str(d.value))
         for d in declared or ()
     ]

@@ -27,9 +27,9 @@ class MergeLayout(Pass):
 
     1. Reshape, Flatten, Squeeze, Unsqueeze behind one of these become a Reshape of what the first
        one reads, where the dimensions of input and output say its target. The first one stays if
-       others read it.
+       others read it. Pairs of Squeeze and Unsqueeze stay: onnxruntime looks for those of masks.
     2. A -1 in a Reshape's target that always is the input's dimension of the same position is
-       written as 0, which shape inference follows.
+       written as 0, which shape inference follows. `allowzero` goes where it means nothing.
     3. A Transpose behind a Transpose takes both permutations.
     """
 
@@ -76,7 +76,10 @@ def _merge_reshapes(node: ir.Node, names: Names) -> bool:
     if before is None or after is None or source is None or graph is None or 0 in after:
         return False
     target = reshape_target(after, before)
-    if target is None:
+    if target is None or not is_op(first, "Reshape", "Flatten") and not is_op(node, "Reshape"):
+        return False
+    if -1 in target and after[target.index(-1)] in before:
+        # Inference would no longer know which dimension that is.
         return False
     node.op_type = "Reshape"
     node.attributes.clear()
@@ -89,15 +92,17 @@ def _merge_reshapes(node: ir.Node, names: Names) -> bool:
 
 def _copy_dimension(node: ir.Node, names: Names) -> bool:
     """Write the -1 of a Reshape as 0 where it stands for the input's dimension there."""
-    if not is_op(node, "Reshape") or attribute_int(node, "allowzero", 0) or node.graph is None:
+    if not is_op(node, "Reshape") or node.graph is None:
         return False
     given = small_constant(node.inputs[1], 64)
     dims = dimensions(node.inputs[0])
     if given is None or dims is None or given.ndim != 1:
         return False
     target = [int(d) for d in given.tolist()]
-    if target.count(-1) != 1:
+    if attribute_int(node, "allowzero", 0) and 0 in target:
         return False
+    if target.count(-1) != 1:
+        return node.attributes.pop("allowzero", None) is not None
     at = target.index(-1)
     if at >= len(dims) or any(d == 0 and i >= len(dims) for i, d in enumerate(target)):
         return False
@@ -108,6 +113,7 @@ def _copy_dimension(node: ir.Node, names: Names) -> bool:
     if _product(resolved) != _product(others):
         return False
     target[at] = 0
+    node.attributes.pop("allowzero", None)
     name = names.value(f"{node.outputs[0].name}/shape")
     node.replace_input_with(1, add_initializer(node.graph, name, np.asarray(target, np.int64)))
     return True

@@ -48,7 +48,8 @@ def test_chains_become_one(parse, golden_pass, assert_same):
     [
         ("a = Reshape (x, flat) y = Reshape (a, wide)", True),
         ("a = Flatten (x) y = Reshape (a, rows)", True),
-        ("a = Unsqueeze (x, zero) y = Squeeze (a, zero)", True),
+        ("a = Unsqueeze (x, zero) y = Squeeze (a, zero)", False),
+        ("a = Unsqueeze (x, zero) y = Unsqueeze (a, one)", False),
         # How many rows there are is known to nobody: two dimensions would have to be -1.
         ("a = Reshape (x, loose) y = Unsqueeze (a, one)", True),
         ("a = Transpose (x) b = Transpose (a) y = Transpose <perm = [1, 0, 2]> (b)", True),
@@ -71,6 +72,12 @@ def test_two_unknown_dimensions_are_not_guessed(parse):
     text = """g (float[A,B] x, int64[2] s) => (float[?,?,?] y) {
         a = Reshape (x, s) y = Unsqueeze (a, one) }"""
     assert not MergeLayout().run(prepared(parse(text, **CONSTANTS)))
+
+
+def test_a_symbol_is_not_traded_for_a_minus_one(parse):
+    text = "g (float[A,B] x) => (float[?,?,?] y) { a = Reshape (x, k) y = Unsqueeze (a, zero) }"
+    model = prepared(parse(text, k=np.array([0, 0]), **CONSTANTS))
+    assert not MergeLayout().run(model)
 
 
 def test_minus_one_becomes_zero_where_it_is_a_copy(parse, assert_same):
