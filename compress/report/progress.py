@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -100,7 +100,7 @@ class TerminalProgress:
         self._bars = _LongSteps(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=28),
+            _Bar(),
             _Counted(),
             _Times(),
             console=console,
@@ -173,6 +173,15 @@ class _LongSteps(Progress):
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
         return super().make_tasks_table([t for t in tasks if (t.elapsed or 0) >= SHOWN_AFTER_S])
+
+
+class _Bar(ProgressColumn):
+    """A bar, or nothing where the number of parts is unknown."""
+
+    _bar = BarColumn(bar_width=28)
+
+    def render(self, task: Task) -> RenderableType:
+        return Text() if task.total is None else self._bar.render(task)
 
 
 class _Counted(ProgressColumn):

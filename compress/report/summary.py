@@ -74,7 +74,9 @@ def latency(candidate: Candidate) -> str:
 
 def quality_change(quality: Quality) -> str:
     """The drop, and what was allowed: "-0.21 % (allowed: 0.9346)"."""
-    if quality.relative_drop is not None:
+    if quality.drop == 0:
+        change = "unchanged"
+    elif quality.relative_drop is not None:
         change = f"{-quality.relative_drop * 100:+.2f} %"
     else:
         change = f"{-quality.drop:+.4g}"

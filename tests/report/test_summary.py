@@ -54,6 +54,11 @@ def test_a_drop_within_the_budget_is_not_worse(
     assert row.better is better
 
 
+def test_equal_quality_is_called_unchanged(report: Report) -> None:
+    row = summary.headline(with_after(report, quality=quality(0.8, 0.75)))[2]
+    assert row.change == "unchanged (allowed: 0.7500)"
+
+
 def test_quality_against_a_reference_of_zero_is_absolute(report: Report) -> None:
     row = summary.headline(with_after(report, quality=quality(-0.25, None, reference=0.0)))[2]
     assert row.change == "-0.25"
