@@ -19,14 +19,15 @@ from compress.errors import UsageError
 from compress.evidence.evaluation import open_evaluation
 from compress.evidence.store import EvidenceStore
 from compress.execute.session import Runner
-from compress.hardware.device import load_device
+from compress.hardware.device import Device, load_device
 from compress.hardware.host import detect
 from compress.passes.base import Budget
 from compress.passes.select import Selection
 from compress.progress import Advance, Progress, Silent
-from compress.report.schema import Plan, Report
+from compress.report.schema import Bench, LayerInfo, Plan, Report
 from compress.stages.calibration import open_samples, write_sample
 from compress.stages.gather import gather
+from compress.stages.inspection import Source, bench_models, inspect_layers
 from compress.stages.record import Request, make_plan, make_report
 from compress.stages.search import search
 from compress.stages.subject import check_runs, open_subject
@@ -108,11 +109,7 @@ def run(
     """
     started = time.monotonic()
     _check_choices(objective, techniques)
-    device = load_device(target if isinstance(target, str) else Path(target))
-    if not device.measurable:
-        raise UsageError(
-            f"{device.name} cannot be measured from here: run this on the device with --target host"
-        )
+    device = _measurable(target)
     budget = budget or Budget()
     if budget == Budget():
         budget = Budget(max_drop=DEFAULT_MAX_DROP)
@@ -161,6 +158,64 @@ def run(
         plan = make_plan(evidence, outcome)
         shipped = outcome.shipped.model
         return Result(shipped, report, plan, outcome.frontier)
+
+
+def inspect(
+    model: Any,
+    *,
+    target: str | os.PathLike[str] = "host",
+    measure: bool = False,
+    factory: str | None = None,
+    example_inputs: Any = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    fixed_inputs: Mapping[str, object] | None = None,
+    trust_pickle: bool = False,
+    progress: Progress | None = None,
+) -> list[LayerInfo]:
+    """The layers of a model with what they cost and could become; `measure` times every form.
+
+    Raises:
+        UsageError, ModelError, DeviceError: with one line that says what to do.
+    """
+    _measurable(target)
+    source = Source(factory, example_inputs, shapes, fixed_inputs, trust_pickle)
+    return inspect_layers(model, source, detect(), progress or Silent(), measure=measure)
+
+
+def bench(
+    model: Any,
+    *,
+    against: Any = None,
+    data: Any = None,
+    target: str | os.PathLike[str] = "host",
+    threads: int = 1,
+    factory: str | None = None,
+    example_inputs: Any = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    fixed_inputs: Mapping[str, object] | None = None,
+    trust_pickle: bool = False,
+    progress: Progress | None = None,
+) -> Bench:
+    """Times a model, alone or in turns with another one that has the same inputs.
+
+    Raises:
+        UsageError, ModelError, DeviceError: with one line that says what to do.
+    """
+    device = _measurable(target)
+    source = Source(factory, example_inputs, shapes, fixed_inputs, trust_pickle)
+    models = [model] if against is None else [model, against]
+    return bench_models(
+        models, source, data, detect(), device.name, progress or Silent(), threads=threads
+    )
+
+
+def _measurable(target: str | os.PathLike[str]) -> Device:
+    device = load_device(target if isinstance(target, str) else Path(target))
+    if not device.measurable:
+        raise UsageError(
+            f"{device.name} cannot be measured from here: run this on the device with --target host"
+        )
+    return device
 
 
 def _check_choices(objective: str, techniques: Sequence[str]) -> None:

@@ -31,7 +31,8 @@ def serialized(model: ir.Model) -> bytes | None:
     total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     if total > PROTOBUF_LIMIT - 64 * 2**20:
         return None
-    return ir.to_proto(model).SerializeToString(deterministic=True)
+    message: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    return message
 
 
 def session_options(*, threads: int = 1, profile_prefix: str | None = None) -> ort.SessionOptions:
@@ -109,7 +110,7 @@ def first_line(error: BaseException) -> str:
 
 
 def kernel_times(
-    model: ir.Model | bytes, feeds: Feeds, *, runs: int, warmup: int = 2
+    model: ir.Model | bytes | Path, feeds: Feeds, *, runs: int, warmup: int = 2
 ) -> list[tuple[str, str, float]]:
     """(node name, kernel, microseconds) of every kernel onnxruntime ran, in its order.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from compress.graph.traversal import (
     sole_consumer,
 )
 
-Array = npt.NDArray[np.floating]
+Array = npt.NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def affine_of(node: ir.Node, axis: int) -> tuple[ir.Value, Affine] | None:
     channel = axis % ndim
     if any(size != 1 for index, size in enumerate(aligned.shape) if index != channel):
         return None
-    per_channel = aligned.reshape(-1) if aligned.size > 1 else aligned.reshape(())
+    per_channel: Array = aligned.reshape(-1) if aligned.size > 1 else aligned.reshape(())
     one, zero = np.ones((), array.dtype), np.zeros((), array.dtype)
     match node.op_type:
         case "Mul":
@@ -108,7 +108,7 @@ def scale_outputs(node: ir.Node, weight: Array, scale: Array) -> Array:
 
 
 def scale_inputs(node: ir.Node, weight: Array, scale: Array) -> Array:
-    """`weight` with the taps that read input channel c multiplied by scale[c] (MatMul, Gemm, Conv)."""
+    """`weight` with the taps that read input channel c multiplied by scale[c]."""
     if scale.ndim == 0:
         return weight * scale
     if is_op(node, "Conv"):
@@ -123,7 +123,7 @@ def scale_inputs(node: ir.Node, weight: Array, scale: Array) -> Array:
 
 
 def shift_through(node: ir.Node, weight: Array, shift: Array) -> Array:
-    """What a constant `shift` per input channel adds to each output channel, if nothing is padded."""
+    """What a `shift` per input channel adds to each output channel, if nothing is padded."""
     if is_op(node, "Conv"):
         group = attribute_int(node, "group", 1)
         outputs, per_group = weight.shape[:2]
@@ -132,7 +132,7 @@ def shift_through(node: ir.Node, weight: Array, shift: Array) -> Array:
         through = np.einsum("goi,gi->go", taps.reshape(group, -1, per_group), spread)
         return np.asarray(through.reshape(-1), dtype=weight.dtype)
     if is_op(node, "Gemm") and attribute_int(node, "transB", 0):
-        return weight @ np.broadcast_to(shift, (weight.shape[1],))
+        return np.asarray(weight @ np.broadcast_to(shift, (weight.shape[1],)))
     return np.asarray(np.broadcast_to(shift, (weight.shape[0],)) @ weight)
 
 
@@ -167,7 +167,7 @@ def attribute_number(node: ir.Node, name: str) -> float:
 
 
 def set_weights(node: ir.Node, weight: Array, bias: Array | None) -> None:
-    """Gives the operator new weights; the initialisers keep their names where nobody else uses them."""
+    """Gives the operator new weights; initialisers that nobody else uses keep their names."""
     graph = owner(node)
     for index, array in ((1, weight), (2, bias)):
         if array is None:

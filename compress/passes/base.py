@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import onnx_ir as ir
 
 from compress.graph.base import Pass
 
-__all__ = ["Budget", "Option", "Pass", "Technique"]
+__all__ = ["Boundary", "Budget", "Option", "Pass", "Proposal", "Technique"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +82,46 @@ class Option:
         return f"{self.technique}:{self.form}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Boundary:
+    """What it costs to move one value between float and uint8.
+
+    Attributes:
+        value: name.
+        quantize_us: float -> uint8, paid once if a reader wants uint8 and the writer gives float.
+        dequantize_us: uint8 -> float, paid once if a reader (or the user) wants float.
+        distortion: what rounding the value costs, once, if anybody reads or writes it as uint8.
+        is_output: whether the value leaves the graph, which it does in float.
+    """
+
+    value: str
+    quantize_us: float
+    dequantize_us: float
+    distortion: float = 0.0
+    is_output: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """What a technique proposes: options, and what moving values between their domains costs."""
+
+    options: tuple[Option, ...]
+    boundaries: Mapping[str, Boundary]
+
+
 class Technique(abc.ABC):
     """Proposes options from evidence, and writes chosen ones into a model."""
 
     name: ClassVar[str]
 
     @abc.abstractmethod
-    def propose(self) -> Sequence[Option]:
-        """Every option worth considering; "keep it float" is added by the selector's caller."""
+    def propose(self, advance: Callable[[], None] = lambda: None) -> Proposal:
+        """Every option worth considering, "keep it float" among them.
+
+        Args:
+            advance: called after each piece of evidence, for progress.
+        """
 
     @abc.abstractmethod
     def apply(self, model: ir.Model, chosen: Mapping[str, Option]) -> ir.Model:
-        """A copy of `model` with the chosen options (by layer name) of this technique written in."""
+        """A copy of `model` with this technique's chosen options, by layer name, written in."""

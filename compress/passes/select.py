@@ -7,32 +7,14 @@ import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from compress.errors import DeviceError
-from compress.passes.base import Option
+from compress.passes.base import Boundary, Option
 
 FRONTIER_POINTS = 20
 TIME_LIMIT_S = 20.0
 """Per solve; the instances seen take milliseconds, so this is a bound on the unexpected."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Boundary:
-    """What it costs to move one value between float and uint8.
-
-    Attributes:
-        value: name.
-        quantize_us: float -> uint8, paid once if some reader wants uint8 and the writer gives float.
-        dequantize_us: uint8 -> float, paid once if some reader (or the user, for outputs) wants float.
-        distortion: what rounding the value costs, once, if anybody reads or writes it as uint8.
-        is_output: whether the value leaves the graph, which it does in float.
-    """
-
-    value: str
-    quantize_us: float
-    dequantize_us: float
-    distortion: float = 0.0
-    is_output: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,10 +133,10 @@ def select(
             readers_float.setdefault(name, []).append(index)
         for name in option.writes_uint8:
             writers.setdefault(name, []).append(index)
-    for layer, indices in by_layer.items():
+    for indices in by_layer.values():
         model += pulp.lpSum(picks[i] for i in indices) == 1, f"cover_{len(model.constraints)}"
     boundary_terms = []
-    rounded_terms: list[tuple[float, object]] = []
+    rounded_terms: list[tuple[float, Any]] = []
     for number, (name, boundary) in enumerate(problem.boundaries.items()):
         written = pulp.lpSum(picks[i] for i in writers.get(name, []))
         if readers_u8.get(name) and boundary.quantize_us > 0:

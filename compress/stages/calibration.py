@@ -50,8 +50,14 @@ class Calibration:
     fidelity: tuple[Feeds, ...]
 
 
-def open_samples(subject: Subject, source: Any, seed: int, progress: Progress) -> Calibration:
+def open_samples(
+    subject: Subject, source: Any, seed: int, progress: Progress, *, faithful: bool = True
+) -> Calibration:
     """Opens the user's samples, or makes some up if there are none.
+
+    Args:
+        faithful: whether made-up samples should match the statistics of batch norms; where only
+            shapes matter, as for timing, that would be wasted.
 
     Raises:
         UsageError: the samples do not fit the model; one line says where.
@@ -60,13 +66,14 @@ def open_samples(subject: Subject, source: Any, seed: int, progress: Progress) -
     if synthetic:
         with progress.step("making up calibration data", None) as advance:
             source, description = synthesise(
-                subject.source if _same_inputs(subject) else subject.model,
+                subject.source if faithful and _same_inputs(subject) else subject.model,
                 subject.inputs,
                 SYNTHETIC_SAMPLES,
                 seed,
                 on_step=lambda done, total: advance(),
             )
-        progress.note(description)
+        if faithful:
+            progress.note(description)
     else:
         place = source if isinstance(source, (str, Path)) else "Python"
         description = f"calibration samples from {place}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from compress.graph.layers import Layer, find_layers
 from compress.passes.base import Option
 from compress.passes.quantize.forms import Form, observed
 from compress.passes.quantize.technique import Quantize, Reference
-from compress.passes.select import Boundary, Problem
+from compress.passes.select import Problem
 from compress.progress import Progress
 from compress.stages.calibration import Calibration
 from compress.stages.subject import Subject
@@ -55,7 +55,7 @@ def gather(
 ) -> Evidence:
     """Observes, measures and probes; everything is found again by content in a later run."""
     layers = tuple(find_layers(subject.model))
-    shapes = _shapes(subject, calibration, layers)
+    shapes = value_shapes_of(subject, calibration, layers)
     statistics = _statistics(subject, calibration, layers, shapes, store, progress)
     reference = Reference.of(
         subject.model, calibration.reference, store.key("reference", calibration.data.fingerprint)
@@ -77,8 +77,10 @@ def gather(
     technique = dataclasses.replace(technique, method=method)
     probes = technique.count_probes()
     with progress.step("measuring what each rounding costs", probes) as advance:
-        options, boundaries = technique.propose(advance_probes=advance)
-    return Evidence(layers, shapes, technique, Problem(tuple(options), boundaries), scores)
+        proposal = technique.propose(advance)
+    return Evidence(
+        layers, shapes, technique, Problem(proposal.options, proposal.boundaries), scores
+    )
 
 
 def with_latencies(
@@ -105,8 +107,8 @@ def _everything_quantized(technique: Quantize, layers: tuple[Layer, ...]) -> dic
     return forms
 
 
-def _shapes(
-    subject: Subject, calibration: Calibration, layers: tuple[Layer, ...]
+def value_shapes_of(
+    subject: Subject, calibration: Calibration, layers: Sequence[Layer]
 ) -> dict[str, tuple[int, ...]]:
     """Concrete shapes by running the typical sample, a bounded number of values at a time."""
     given = {str(v.name) for v in subject.model.graph.inputs}
@@ -144,6 +146,3 @@ def _statistics(
         statistics = collect(subject.model, calibration.data, names, sizes, advance=advance)
     store.put_arrays(key, pack(statistics))
     return statistics
-
-
-__all__ = ["Boundary", "Evidence", "gather", "with_latencies"]

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from compress.backends.trials import Trial, Workshop
 from compress.graph.layers import Layer
 from compress.hardware.host import HostInfo
-from compress.hardware.timing import speedup
+from compress.hardware.timing import Samples, speedup
 from compress.passes.base import Budget, Option
 from compress.passes.select import Problem
 from compress.report import schema
@@ -65,7 +65,7 @@ def make_report(
             outputs=[_describe(v) for v in source.graph.outputs],
         ),
         target=request.target,
-        device=_device(host),
+        device=device_facts(host),
         versions={name: found for name in PACKAGES if (found := version(name))},
         seed=request.seed,
         budget=describe_budget(request.budget, request.objective),
@@ -92,8 +92,8 @@ def make_plan(evidence: Evidence, outcome: Outcome) -> schema.Plan:
     chosen = chosen_options(problem, selection) if selection is not None else {}
     by_layer: dict[str, list[Option]] = {}
     for option in problem.options:
-        for layer in option.layers:
-            by_layer.setdefault(layer, []).append(option)
+        for name in option.layers:
+            by_layer.setdefault(name, []).append(option)
     layers = []
     for layer in evidence.layers:
         options = by_layer[layer.name]
@@ -152,7 +152,10 @@ def why(
     values = best.reads_uint8 | best.writes_uint8
     moving = sum(problem.boundaries[v].quantize_us for v in values if v in problem.boundaries)
     if gain <= moving:
-        return f"{best.form} would save {gain:.0f} us, and the conversions around it cost {moving:.0f} us"
+        return (
+            f"{best.form} would save {gain:.0f} us, "
+            f"and the conversions around it cost {moving:.0f} us"
+        )
     lost = best.distortion + sum(
         problem.boundaries[v].distortion for v in values if v in problem.boundaries
     )
@@ -176,7 +179,7 @@ def _solver(outcome: Outcome) -> schema.Solver:
     return schema.Solver(
         value_us=selection.latency_us,
         bound_us=selection.bound_us,
-        status=selection.status,  # type: ignore[arg-type]
+        status=selection.status,
         seconds=sum(s.seconds for s in outcome.frontier),
         distortion=selection.distortion,
         options=len(problem.options),
@@ -201,17 +204,9 @@ def _candidate(
     given = outcome.given
     latency = ratio = quality = fidelity = None
     if trial.timing is not None:
-        latency = schema.Latency(
-            median_ms=float(np.median(trial.timing.medians())),
-            p10_ms=trial.timing.percentile(10),
-            p90_ms=trial.timing.percentile(90),
-            runs=trial.timing.count,
-        )
+        latency = latency_record(trial.timing)
         if given.timing is not None:
-            gain = speedup(given.timing, trial.timing)
-            ratio = schema.Ratio(
-                median=gain.median, low=gain.low, high=gain.high, rounds=gain.processes
-            )
+            ratio = ratio_record(given.timing, trial.timing)
     if trial.quality is not None and given.quality is not None:
         drop = given.quality - trial.quality
         quality = schema.Quality(
@@ -248,6 +243,22 @@ def _candidate(
     )
 
 
+def latency_record(samples: Samples) -> schema.Latency:
+    """Measured times as a record."""
+    return schema.Latency(
+        median_ms=float(np.median(samples.medians())),
+        p10_ms=samples.percentile(10),
+        p90_ms=samples.percentile(90),
+        runs=samples.count,
+    )
+
+
+def ratio_record(reference: Samples, candidate: Samples) -> schema.Ratio:
+    """How many times faster the candidate ran, as a record."""
+    gain = speedup(reference, candidate)
+    return schema.Ratio(median=gain.median, low=gain.low, high=gain.high, rounds=gain.processes)
+
+
 def describe_budget(budget: Budget, objective: str) -> dict[str, str]:
     """The bounds in words, as the report shows them."""
     result = {"objective": objective}
@@ -266,7 +277,8 @@ def describe_budget(budget: Budget, objective: str) -> dict[str, str]:
     return result
 
 
-def _device(host: HostInfo) -> dict[str, str]:
+def device_facts(host: HostInfo) -> dict[str, str]:
+    """What is known of the machine, for reports."""
     return {
         "cpu": host.cpu,
         "architecture": host.architecture,

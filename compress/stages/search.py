@@ -24,7 +24,7 @@ ROUNDS = 3
 """How often the selection is made anew with latencies corrected to what was measured."""
 
 TOLERATED_MISMATCH = 0.10
-"""Predicted and measured speed-up over float may differ by this share before evidence is corrected."""
+"""Evidence is corrected if predicted and measured speed-up over float differ by a larger share."""
 
 PROFILE_RUNS = 20
 
@@ -214,7 +214,7 @@ def _mismatch(best: Trial, plain: Trial, problem: Problem) -> bool:
 def _corrected(
     problem: Problem, evidence: Evidence, workshop: Workshop, best: Trial, plain: Trial
 ) -> Problem:
-    """Latencies as they were in the float network and in the candidate, where they can be traced."""
+    """Latencies as they were in the float network and in the candidate, where traceable."""
     smooth = frozenset(layer.name for layer in evidence.layers if layer.smooth)
     float_times, float_total = _profile(workshop, plain, evidence)
     best_times, _ = _profile(workshop, best, evidence)
@@ -283,7 +283,8 @@ def _as_selection(problem: Problem, trial: Trial) -> Selection | None:
 
 def _better(trial: Trial, best: Trial, budget: Budget, objective: str) -> bool:
     """Whether `trial` should be shipped instead of `best`: measured, paired by process."""
-    assert trial.timing is not None and best.timing is not None
+    assert trial.timing is not None
+    assert best.timing is not None
     if budget.max_bytes is not None:
         fits, best_fits = (t.artifact.size_bytes <= budget.max_bytes for t in (trial, best))
         if fits != best_fits:
@@ -322,7 +323,8 @@ def _verdict(trial: Trial, best: Trial, given: Trial, lowest: float | None) -> s
 
 
 def _sentence(best: Trial, given: Trial, plain: Trial, missed: Sequence[str]) -> str:
-    assert best.timing is not None and given.timing is not None
+    assert best.timing is not None
+    assert given.timing is not None
     gain: Speedup = speedup(given.timing, best.timing)
     if best is given:
         text = (

@@ -1,4 +1,4 @@
-"""First stage: whatever the user handed in becomes a file that runs and a float Model to work on."""
+"""First stage: what the user handed in becomes a file that runs and a float Model to work on."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ def open_subject(
     shapes: Mapping[str, Sequence[int]] | None = None,
     fixed_inputs: Mapping[str, object] | None = None,
     trust_pickle: bool = False,
+    allow_quantized: bool = False,
 ) -> Subject:
     """Loads, checks and canonicalises; files go into `folder`.
 
@@ -74,7 +75,7 @@ def open_subject(
         trust_pickle=trust_pickle,
     )
     quantized = quantized_nodes(source)
-    if quantized:
+    if quantized and not allow_quantized:
         raise ModelError(
             f"the model is quantized already (node {quantized[0].name or quantized[0].op_type}): "
             "give the float model that it was made from"

@@ -29,7 +29,7 @@ class Form(enum.StrEnum):
 COMPUTES_IN_INT8 = frozenset(
     {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Sigmoid", "LeakyRelu"}
 )
-"""Unweighted operators with an integer kernel (QLinearAdd, ...). From onnxruntime's QDQ selectors."""
+"""Unweighted operators with an integer kernel (QLinearAdd, ...), by onnxruntime's selectors."""
 
 PASSES_THROUGH = frozenset(
     {
@@ -99,10 +99,9 @@ def _weighted_forms(layer: Layer) -> tuple[Form, ...]:
         return (Form.INT8,) if weight.ndim in (3, 4) else ()
     if layer.op == "MatMul" and weight.ndim == 2:
         return (Form.INT8_TO_FLOAT, Form.DYNAMIC, *_block(weight.shape[0]))
-    if layer.op == "Gemm" and not attribute_int(layer.node, "transA", 0) and _plain(layer):
-        if rank(layer.inputs[0]) == 2:
-            rows = weight.shape[1 if attribute_int(layer.node, "transB", 0) else 0]
-            return (Form.INT8, Form.INT8_TO_FLOAT, Form.DYNAMIC, *_block(rows))
+    if layer.op == "Gemm" and _plain(layer):
+        rows = weight.shape[1 if attribute_int(layer.node, "transB", 0) else 0]
+        return (Form.INT8, Form.INT8_TO_FLOAT, Form.DYNAMIC, *_block(rows))
     return ()
 
 
@@ -111,6 +110,9 @@ def _block(rows: int) -> tuple[Form, ...]:
 
 
 def _plain(layer: Layer) -> bool:
+    """Whether a Gemm is x W + b: nothing transposed but W, nothing scaled, b a vector."""
+    if attribute_int(layer.node, "transA", 0) or rank(layer.inputs[0]) != 2:
+        return False
     for name in ("alpha", "beta"):
         attr = layer.node.attributes.get(name)
         if attr is not None and attr.as_float() != 1.0:

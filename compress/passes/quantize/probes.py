@@ -67,7 +67,8 @@ class WeightProbe(Pass):
         if self.form in (Form.DYNAMIC, Form.BLOCK):
             return QuantizeLayers({self.layer: self.form}, {}).run(model)
         weight = constant(layer.weight)
-        assert weight is not None and layer.weight is not None
+        assert weight is not None
+        assert layer.weight is not None
         axis = 0 if layer.op == "Conv" or attribute_int(layer.node, "transB", 0) else 1
         scales = mse_channel_scales(weight, axis)
         levels = quantize_symmetric(weight, scales, axis)

@@ -76,7 +76,8 @@ class QuantizeLayers(Pass):
                         writer.quantize_for_readers(value)
             writer.rewrite(layer, form)
         # operators written directly read the uint8 value: its dequantized form may go unread
-        remove_dead([v.producer() for v in writer.dequantized.values() if v.producer()])
+        remove_dead([p for v in writer.dequantized.values() if (p := v.producer()) is not None])
+        _drop_unused_weights(model.graph)
         if any(
             self._form(layer) in (Form.INT8_TO_FLOAT, Form.DYNAMIC, Form.BLOCK) for layer in layers
         ):
@@ -222,7 +223,6 @@ class _Writer:
             raw = node.outputs[0]
         last = raw.producer()
         assert last is not None
-        name = self.names[id(meaning)]
         quantize, dequantize = self._pair(meaning, raw, scale)
         self.graph.insert_after(last, (quantize, dequantize))
         result = dequantize.outputs[0]
@@ -298,7 +298,8 @@ class _Writer:
 
     def _block(self, layer: Layer) -> None:
         weight = constant(layer.weight)
-        assert weight is not None and layer.weight is not None
+        assert weight is not None
+        assert layer.weight is not None
         if layer.op == "Gemm" and attribute_int(layer.node, "transB", 0):
             weight = weight.T
         levels, scales = quantize_blocks(weight, BLOCK_SIZE)
@@ -334,6 +335,13 @@ class _Writer:
         remove_dead([last])
         result.name = name
         self.current[id(old)] = result
+
+
+def _drop_unused_weights(graph: ir.Graph) -> None:
+    """Float weights that were replaced would otherwise still be shipped."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
 
 
 def round_value(model: ir.Model, name: str, low: float, high: float) -> bool:

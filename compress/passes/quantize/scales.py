@@ -31,7 +31,7 @@ class AffineScale:
 
 
 def affine_scale(low: float, high: float) -> AffineScale:
-    """The uint8 scale whose range covers [low, high] and 0 (padding and Relu need an exact zero)."""
+    """The uint8 scale covering [low, high] and 0 (padding and Relu need an exact zero)."""
     low, high = min(0.0, float(low)), max(0.0, float(high))
     scale = np.float32(max((high - low) / 255.0, float(SMALLEST_SCALE)))
     zero_point = int(np.clip(np.rint(-low / float(scale)), 0, 255))
@@ -42,7 +42,8 @@ def channel_scales(weight: Array, axis: int, ratio: Array | float = 1.0) -> Arra
     """Symmetric int8 scales, one per index of `axis`: largest magnitude / 127, times `ratio`."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.max(np.abs(weight), axis=others).astype(np.float64)
-    return np.maximum(largest * ratio / 127.0, float(SMALLEST_SCALE)).astype(np.float32)
+    scales: Array = np.maximum(largest * ratio / 127.0, float(SMALLEST_SCALE))
+    return scales.astype(np.float32)
 
 
 def quantize_symmetric(weight: Array, scales: Array, axis: int) -> npt.NDArray[np.int8]:
@@ -65,7 +66,7 @@ CLIP_RATIOS = np.linspace(0.6, 1.0, 17)
 
 
 def mse_channel_scales(weight: Array, axis: int) -> Array:
-    """Symmetric int8 scales that minimise each channel's squared rounding error over clip ratios."""
+    """Symmetric int8 scales with the least squared rounding error per channel, by clip ratio."""
     moved = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     largest = np.maximum(np.abs(moved).max(axis=1), float(SMALLEST_SCALE) * 127)
     best = np.full(moved.shape[0], np.inf)
@@ -76,7 +77,7 @@ def mse_channel_scales(weight: Array, axis: int) -> Array:
         error = np.square(moved - rounded).sum(axis=1)
         better = error < best
         best, chosen = np.where(better, error, best), np.where(better, scales, chosen)
-    return chosen.astype(np.float32)
+    return np.asarray(chosen, dtype=np.float32)
 
 
 def quantize_blocks(weight: Array, block: int) -> tuple[npt.NDArray[np.uint8], Array]:

@@ -17,13 +17,12 @@ from compress.evidence.store import EvidenceStore
 from compress.execute.downstream import Downstream, Tail
 from compress.execute.session import Runner
 from compress.graph.layers import Layer, find_layers
-from compress.passes.base import Option, Technique
+from compress.passes.base import Boundary, Option, Proposal, Technique
 from compress.passes.quantize.cells import CellLatency, measure_cell
 from compress.passes.quantize.forms import Form, observed, possible_forms, writes_uint8
 from compress.passes.quantize.probes import ValueProbe, WeightProbe
 from compress.passes.quantize.qdq import QuantizeLayers
 from compress.passes.quantize.ranges import RangeMethod, choose_range
-from compress.passes.select import Boundary
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -188,15 +187,13 @@ class Quantize(Technique):
 
     # --- options ---------------------------------------------------------------------------------
 
-    def propose(
-        self, advance_cells: Advance = lambda: None, advance_probes: Advance = lambda: None
-    ) -> tuple[list[Option], dict[str, Boundary]]:
+    def propose(self, advance: Advance = lambda: None) -> Proposal:
         """All options (float ones included) and the boundaries between them."""
         layers = find_layers(self.model)
-        cells = self.measure(advance_cells)
+        cells = self.measure()
         worthwhile = {layer.name: self._worthwhile(layer, cells) for layer in layers}
         probes = self._probes(layers, worthwhile)
-        measured = self.distortions(list(dict.fromkeys(probes.values())), advance_probes)
+        measured = self.distortions(list(dict.fromkeys(probes.values())), advance)
         options = []
         for layer in layers:
             names = frozenset(str(v.name) for v in layer.inputs)
@@ -233,7 +230,7 @@ class Quantize(Technique):
         value_distortion = {
             name: measured[probe] for name, probe in probes.items() if isinstance(name, str)
         }
-        return options, self._boundaries(layers, cells, value_distortion)
+        return Proposal(tuple(options), self._boundaries(layers, cells, value_distortion))
 
     def count_probes(self) -> int:
         """How many distortions `propose` will ask for."""
@@ -269,7 +266,7 @@ class Quantize(Technique):
         if Form.FLOAT not in own:
             return []
         base = own[Form.FLOAT].core_us
-        result = []
+        result: list[Form] = []
         for form, cell in own.items():
             if form is Form.FLOAT:
                 continue
@@ -343,6 +340,7 @@ def quantized_bytes(layer: Layer, form: Form) -> int:
 
 
 def _outputs(layer: Layer) -> int:
-    assert layer.weight is not None and layer.weight.const_value is not None
+    assert layer.weight is not None
+    assert layer.weight.const_value is not None
     shape = layer.weight.const_value.shape.numpy()
     return int(shape[0] if layer.op == "Conv" else shape[-1])
