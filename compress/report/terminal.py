@@ -124,7 +124,7 @@ def _layers(screen: Screen, plan: Plan) -> None:
     rows: list[list[Cell]] = []
     for layer in plan.layers:
         latency = summary.chosen_us(layer)
-        shown = "" if latency is None else text.milliseconds(latency / 1000)
+        shown = "" if latency is None else text.figures(latency)
         rows.append([layer.name, layer.kind, layer.shape, layer.chosen, shown, layer.why])
-    columns = ["layer", "kind", "output", "chosen", "latency", "why"]
-    screen.table(columns, rows, numbers=["latency"])
+    columns = ["layer", "kind", "output", "chosen", "us", "why"]
+    screen.table(columns, rows, numbers=["us"])
