@@ -1,10 +1,10 @@
 """Paired timing of artifacts: ratios that hold on a machine whose clock drifts.
 
-Every round is a fresh process. In it all artifacts are loaded, warmed up and timed in bursts that
-are interleaved in random order; the first burst of each is dropped. Time is the CPU time of the
-process, which counts a runtime's worker threads but not what other programs do. Each process gives
-one median per artifact and one ratio to the reference; the result is the median ratio over the
-processes with its spread. Nothing is timed in parallel.
+Every round is a fresh process. In it all artifacts are loaded in random order, warmed up and timed
+in bursts that are interleaved in random order; the first burst of each is dropped. Time is the CPU
+time of the process, which counts a runtime's worker threads but not what other programs do. Each
+process gives one median per artifact and one ratio to the reference; the result is the median ratio
+over the processes with its spread. Nothing is timed in parallel.
 
 `python -m benchmarks.timing --case NAME REFERENCE ARTIFACT ...` prints the ratios;
 an artifact is a path, `openvino:` before it selects the runtime.
@@ -125,9 +125,11 @@ def _in_fresh_process(case: str, artifacts: Mapping[str, Timed], seed: int) -> d
 def _work() -> None:
     job = json.load(sys.stdin)
     inputs: Arrays = load(job["case"]).latency_inputs()
+    artifacts = list(job["artifacts"].items())
+    # What is loaded first finds other memory than what is loaded last, a matter of some per cent.
+    np.random.default_rng(job["seed"]).shuffle(artifacts)
     calls = {
-        name: RUNTIMES[runtime].call(Path(path), inputs)
-        for name, (path, runtime) in job["artifacts"].items()
+        name: RUNTIMES[runtime].call(Path(path), inputs) for name, (path, runtime) in artifacts
     }
     print(json.dumps(burst_medians(calls, job["seed"])))
 

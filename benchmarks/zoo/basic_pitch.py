@@ -50,9 +50,9 @@ def calibration() -> Iterator[Arrays]:
 def scores(run: Run) -> Scores:
     """Average precision of the onsets of each clip; shape (48,)."""
     clips = _clips("evaluation", EVALUATION_CLIPS, seed=4)
-    return np.array(
-        [_average_precision(_onsets(run, clip), clip["notes"].astype(float)) for clip in clips]
-    )
+    found = (_onsets(run, clip) for clip in clips)
+    notes = (clip["notes"].astype(float) for clip in clips)
+    return np.array([_average_precision(*pair) for pair in zip(found, notes, strict=True)])
 
 
 def latency_inputs() -> Arrays:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
 
+import onnx
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -101,15 +104,30 @@ def export(encoder: Encoder, path: Path) -> None:
     ids = torch.arange(32).reshape(2, 16)
     mask = torch.ones_like(ids)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=POSITIONS)}
-    torch.onnx.export(
-        encoder,
-        (ids, mask),
-        str(path),
-        input_names=["ids", "mask"],
-        # Not "embedding": the exporter gives that name to an inner value too.
-        output_names=["sentence"],
-        dynamic_shapes={"ids": axes, "mask": axes},
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    # The exporter tells of its own deprecated calls and of packages that it could use.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            encoder,
+            (ids, mask),
+            str(path),
+            input_names=["ids", "mask"],
+            # Not "embedding": the exporter gives that name to an inner value too.
+            output_names=["sentence"],
+            dynamic_shapes={"ids": axes, "mask": axes},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    _strip_origins(path)
+
+
+def _strip_origins(path: Path) -> None:
+    """Removes the notes on each node about the Python lines it came from: they hold this machine's
+    folders and would change the file with every edit of this one."""
+    model = onnx.load(path)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    onnx.save(model, path)
