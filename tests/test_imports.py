@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,17 @@ def test_no_module_imports_upward() -> None:
         for wrong in violations(path.read_text(), module_name(path), path.name == "__init__.py")
     ]
     assert found == []
+
+
+def test_parts_of_equal_height_do_not_import_in_circles() -> None:
+    imports: dict[str, set[str]] = {}
+    for path in MODULES:
+        module = module_name(path)
+        own = part_of(module)
+        for _, name in imported_modules(path.read_text(), module, path.name == "__init__.py"):
+            if part_of(name) != own:
+                imports.setdefault(own, set()).add(part_of(name))
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError with the circle
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import tempfile
 import types
 from pathlib import Path
 from typing import Any
@@ -189,9 +191,14 @@ def test_folders_that_cannot_be_replaced(
     assert api.calls == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(invoke: Invoke, api: Any) -> None:
-    Path("closed").mkdir(mode=0o500)
-    done = invoke("run", "model.onnx", "-o", "closed/out")
+def test_a_folder_without_permission(
+    invoke: Invoke, api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", closed)
+    done = invoke("run", "model.onnx", "-o", "out")
     assert done.exit_code == 2
-    assert "nothing can be written to" in done.stderr
+    assert re.fullmatch(r"error: nothing can be written to .*: Permission denied\n", done.stderr)
+    assert api.calls == []
