@@ -23,7 +23,7 @@ from compress.graph.merge_duplicates import MergeDuplicates
 from compress.graph.merge_layout import MergeLayout
 from compress.graph.name_values import NameValues
 from compress.graph.order import all_graphs, sort_graphs, topological_order
-from compress.graph.upgrade_opset import SUPPORTED_OPSET, UpgradeOpset
+from compress.graph.upgrade_opset import SUPPORTED_OPSET, UpgradeOpset, is_outdated
 from compress.graph.validate import validate
 
 __all__ = ["SUPPORTED_OPSET", "canonicalize"]
@@ -72,10 +72,10 @@ def canonicalize(
     NameValues().run(model)
     LiftConstants().run(model)
     # Ranks decide how some operators are upgraded, and shape arithmetic decides ranks.
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MOST_ROUNDS if is_outdated(model) else 0):
         InferShapes().run(model)
         changed = [rewrite.run(model) for rewrite in (FoldShapes(), FoldConstants())]
-        if model.opset_imports.get("", SUPPORTED_OPSET) >= SUPPORTED_OPSET or not any(changed):
+        if not any(changed):
             break
     UpgradeOpset().run(model)
     _inline_functions(model)

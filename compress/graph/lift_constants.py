@@ -68,7 +68,7 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
         attribute = attributes[0]
         match attribute.name:
             case "value" if attribute.type == ir.AttributeType.TENSOR:
-                return attribute.as_tensor()
+                return _view(attribute.as_tensor())
             case "value_int" | "value_ints":
                 return ir.tensor(np.asarray(attribute.value, dtype=np.int64))
             case "value_float" | "value_floats":
@@ -80,3 +80,10 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
                 data[:] = encoded
                 return ir.StringTensor(data.reshape(texts.shape), shape=ir.Shape(texts.shape))
     raise ModelError(f"{node_label(node)} holds no dense tensor: export the model again")
+
+
+def _view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """A tensor of its own name over the same content: other models may share the attribute."""
+    if tensor.dtype == ir.DataType.STRING:
+        return ir.StringTensor(tensor.numpy(), shape=tensor.shape)
+    return ir.Tensor(tensor, dtype=tensor.dtype, shape=tensor.shape)

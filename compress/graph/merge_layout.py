@@ -76,7 +76,7 @@ def _merge_reshapes(node: ir.Node, names: Names) -> bool:
     if before is None or after is None or source is None or graph is None or 0 in after:
         return False
     target = reshape_target(after, before)
-    if target is None or not is_op(first, "Reshape", "Flatten") and not is_op(node, "Reshape"):
+    if target is None or (not is_op(first, "Reshape", "Flatten") and not is_op(node, "Reshape")):
         return False
     if -1 in target and after[target.index(-1)] in before:
         # Inference would no longer know which dimension that is.

@@ -27,7 +27,8 @@ def all_graphs(root: ir.Graph) -> list[ir.Graph]:
     graphs = [root]
     for graph in graphs:
         for node in graph:
-            graphs.extend(subgraphs(node))
+            if node.attributes:
+                graphs.extend(subgraphs(node))
     return graphs
 
 

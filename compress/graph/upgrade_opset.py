@@ -53,6 +53,12 @@ class UpgradeOpset(Pass):
         return changed
 
 
+def is_outdated(model: ir.Model) -> bool:
+    """Whether `UpgradeOpset` has nodes to upgrade."""
+    imports = [model.opset_imports, *(f.opset_imports for f in model.functions.values())]
+    return any(opsets.get("", SUPPORTED_OPSET) < SUPPORTED_OPSET for opsets in imports)
+
+
 def _upgrade(root: ir.Graph, imports: dict[str, int], names: Names) -> bool:
     source = imports.get("")
     if source is None or source >= SUPPORTED_OPSET:
