@@ -18,7 +18,7 @@ from compress.backends.trials import Workshop
 from compress.errors import UsageError
 from compress.evidence.evaluation import open_evaluation
 from compress.evidence.store import EvidenceStore
-from compress.execute.session import Runner
+from compress.execute.session import Feeds, Runner
 from compress.hardware.device import Device, load_device
 from compress.hardware.host import detect
 from compress.passes.base import Budget
@@ -59,11 +59,16 @@ class Result:
     def exit_code(self) -> int:
         return self.report.exit_code
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes model.onnx, report.json, report.html and plan.json; the folder appears whole."""
+    def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> Path:
+        """Writes model.onnx, report.json, report.html and plan.json; the folder appears whole.
+
+        Args:
+            folder: new, empty, or the result of an earlier run.
+            force: replace whatever else it holds.
+        """
         from compress.report.folder import save
 
-        return save(Path(folder), self.model, self.report, self.plan)
+        return save(Path(folder), self.model, self.report, self.plan, force=force)
 
 
 def run(
@@ -132,7 +137,6 @@ def run(
         calibration = open_samples(subject, data, seed, told)
         with told.step("running the model once, apart", None):
             check_runs(subject, write_sample(calibration.typical, folder / "typical.npz"))
-        given = Runner(subject.given.path)
         workshop = Workshop(
             folder=folder,
             store=store,
@@ -140,7 +144,7 @@ def run(
             if evaluate is None
             else open_evaluation(evaluate, subject.inputs, subject.outputs),
             samples=calibration.fidelity,
-            expected=tuple(given(sample) for sample in calibration.fidelity),
+            expected=_outputs(subject.given.path, calibration.fidelity),
             kinds=subject.kinds,
             data_key=calibration.data.fingerprint,
             feeds=calibration.typical,
@@ -226,6 +230,12 @@ def _check_choices(objective: str, techniques: Sequence[str]) -> None:
             raise UsageError(f"unknown technique {name!r}: there is {', '.join(TECHNIQUES)}")
 
 
+def _outputs(model: Path, samples: Sequence[Feeds]) -> tuple[dict[str, Any], ...]:
+    """The model's outputs for every sample; the session is gone afterwards."""
+    runner = Runner(model)
+    return tuple(runner(sample) for sample in samples)
+
+
 def _as_python(model: Any, target: object) -> str:
     name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
     return f"compress.run({shlex.quote(str(name))}, target={str(target)!r})"
@@ -236,14 +246,19 @@ class _Timed:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self.steps: list[tuple[str, float]] = []
+        self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Advance]:
         start = time.monotonic()
         with self._progress.step(title, total) as advance:
             yield advance
-        self.steps.append((title, time.monotonic() - start))
+        self.seconds[title] = self.seconds.get(title, 0.0) + time.monotonic() - start
+
+    @property
+    def steps(self) -> list[tuple[str, float]]:
+        """(title, seconds), a step that was repeated once."""
+        return list(self.seconds.items())
 
     def note(self, text: str) -> None:
         self._progress.note(text)

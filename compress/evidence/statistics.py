@@ -19,7 +19,7 @@ BINS = 4096
 HISTOGRAM_SAMPLES = 1 << 15
 """Elements per tensor and sample that enter the histogram; extremes come from all of them."""
 
-CHUNK_BYTES = 96 * 2**20
+CHUNK_BYTES = 48 * 2**20
 """Intermediate values held at once while collecting."""
 
 MAX_CHANNELS = 1 << 14

@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
 SEGMENTS = 8
-KEPT_BYTES = 400 * 2**20
+KEPT_BYTES = 128 * 2**20
 """The most that kept values of one segment may take, over all samples."""
 
 

@@ -25,6 +25,14 @@ Feeds = Mapping[str, Array]
 PROTOBUF_LIMIT = 2**31 - 1
 """A serialised message must stay below this many bytes; larger models go through a file."""
 
+SHARED_BYTES = 1 << 16
+"""Weights from this size on are handed to onnxruntime in place."""
+
+SUB_BYTE_TYPES = frozenset(
+    {ir.DataType.STRING, ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.BFLOAT16}
+)
+"""Types whose numpy form is not what onnxruntime stores."""
+
 
 def serialized(model: ir.Model) -> bytes | None:
     """The model as one protobuf message, or None if its weights do not fit into one."""
@@ -33,6 +41,32 @@ def serialized(model: ir.Model) -> bytes | None:
         return None
     message: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     return message
+
+
+def detached(model: ir.Model) -> tuple[bytes, dict[str, Array]]:
+    """The model as a message without its large weights, and those weights by name.
+
+    Weights are neither copied nor serialised, so that many variants of one model cost little, and
+    models over 2 GB need no file.
+    """
+    clone = model.clone()
+    weights: dict[str, Array] = {}
+    for name, value in clone.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < SHARED_BYTES or tensor.dtype in SUB_BYTE_TYPES:
+            continue
+        weights[name] = np.ascontiguousarray(tensor.numpy())
+        # the location is never opened: the session is given the values themselves
+        value.const_value = ir.ExternalTensor(
+            "shared",
+            0,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=name,
+        )
+    message: bytes = ir.to_proto(clone).SerializeToString(deterministic=True)
+    return message, weights
 
 
 def session_options(*, threads: int = 1, profile_prefix: str | None = None) -> ort.SessionOptions:
@@ -53,8 +87,7 @@ def session_options(*, threads: int = 1, profile_prefix: str | None = None) -> o
 class Runner:
     """An onnxruntime CPU session over a model in memory or on disk.
 
-    Calling it maps input arrays to output arrays by name. Models over 2 GB are written to a
-    temporary folder that lives as long as the runner.
+    Calling it maps input arrays to output arrays by name.
     """
 
     def __init__(
@@ -66,24 +99,18 @@ class Runner:
     ) -> None:
         import onnxruntime as ort
 
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        options = session_options(threads=threads, profile_prefix=profile_prefix)
         source: bytes | str
+        # onnxruntime reads shared weights where they lie, for as long as they are held here
+        self._shared: dict[str, ort.OrtValue] = {}
         if isinstance(model, ir.Model):
-            data = serialized(model)
-            if data is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="compress-")
-                source = str(Path(self._folder.name) / "model.onnx")
-                ir.save(model, source, external_data="model.onnx.data")
-            else:
-                source = data
+            source, weights = detached(model)
+            self._shared = {k: ort.OrtValue.ortvalue_from_numpy(a) for k, a in weights.items()}
+            options.add_external_initializers(list(self._shared), list(self._shared.values()))
         else:
             source = str(model) if isinstance(model, Path) else model
         try:
-            self.session = ort.InferenceSession(
-                source,
-                session_options(threads=threads, profile_prefix=profile_prefix),
-                providers=["CPUExecutionProvider"],
-            )
+            self.session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise DeviceError(f"onnxruntime cannot load the model: {first_line(error)}") from error
         self.inputs = [i.name for i in self.session.get_inputs()]

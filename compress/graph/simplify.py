@@ -10,8 +10,13 @@ from compress.graph.base import Pass
 from compress.graph.canonical import REWRITES
 from compress.graph.infer_shapes import InferShapes
 from compress.graph.name_values import NameValues
+from compress.graph.normalization import FuseLayerNormalization
 
-SIMPLIFICATIONS: tuple[Pass, ...] = (FuseHardActivations(), FoldAffine())
+SIMPLIFICATIONS: tuple[Pass, ...] = (
+    FuseHardActivations(),
+    FuseLayerNormalization(),
+    FoldAffine(),
+)
 
 MOST_ROUNDS = 10
 

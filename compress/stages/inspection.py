@@ -12,7 +12,7 @@ from compress.errors import UsageError
 from compress.evidence.store import EvidenceStore
 from compress.graph.layers import find_layers
 from compress.hardware.host import HostInfo
-from compress.hardware.timing import time_models
+from compress.hardware.timing import RESTARTS, time_models
 from compress.passes.quantize.cells import measure_cell
 from compress.passes.quantize.forms import possible_forms
 from compress.progress import Progress
@@ -114,7 +114,7 @@ def bench_models(
             _same_inputs(first, subject)
         for subject in subjects:
             check_runs(subject, write_sample(calibration.typical, Path(scratch) / "typical.npz"))
-        with progress.step("timing", None) as advance:
+        with progress.step("timing", RESTARTS) as advance:
             timed = time_models(
                 {str(i): s.given.path for i, s in enumerate(subjects)},
                 calibration.typical,

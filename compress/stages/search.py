@@ -11,7 +11,7 @@ import numpy as np
 
 from compress.backends.trials import Trial, Workshop
 from compress.execute.session import kernel_times
-from compress.hardware.timing import Speedup, speedup
+from compress.hardware.timing import RESTARTS, Speedup, speedup
 from compress.passes.base import Budget, Option
 from compress.passes.quantize.insitu import corrections, layer_times
 from compress.passes.search import fastest_acceptable
@@ -83,7 +83,7 @@ def search(
         best = state.fastest(problem, points, objective)
         if best is None:
             break
-        with progress.step("timing candidates against float", None) as advance:
+        with progress.step("timing candidates against float", RESTARTS) as advance:
             workshop.time([given, plain, best], advance)
         late = deadline is not None and time.monotonic() > deadline
         if late or round_number == ROUNDS - 1 or not _mismatch(best, plain, problem):
@@ -94,7 +94,7 @@ def search(
         problem = corrected
     finalists = [given, *state.trials.values()]
     timed = [t for t in finalists if t.timing is not None or t is plain]
-    with progress.step("timing the finalists together", None) as advance:
+    with progress.step("timing the finalists together", RESTARTS) as advance:
         workshop.time(_finalists(timed, given, plain), advance)
     return _decide(given, plain, state, budget, lowest, problem, points, objective)
 

@@ -29,6 +29,10 @@ Feeds = Mapping[str, Array]
 Advance = Callable[[], None]
 
 
+UNLIKE_RATIO = 4.0
+"""Tensors whose ranges differ by more may not share one scale: two of eight bits would be lost."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Reference:
     """The float model's outputs on the samples that distortion is measured with."""
@@ -103,7 +107,21 @@ class Quantize(Technique):
         if not all(str(v.name) in self.shapes for v in layer.inputs):
             return (Form.FLOAT,)
         known = all(name in self.statistics for name in observed(layer))
+        if layer.op == "Concat" and known and self._unlike(layer):
+            return (Form.FLOAT,)
         return tuple(f for f in possible_forms(layer) if known or not f.reads_uint8)
+
+    def _unlike(self, layer: Layer) -> bool:
+        """Whether a Concat joins tensors that one scale cannot serve.
+
+        The smaller one would keep few of the 256 levels: a detector whose boxes and class scores
+        share a scale keeps a high signal-to-noise ratio while every score is dead.
+        """
+        widths = []
+        for value in layer.inputs:
+            low, high = choose_range(self.statistics[str(value.name)], self.method)
+            widths.append(high - low)
+        return max(widths) > UNLIKE_RATIO * max(min(widths), 1e-30)
 
     # --- latency ---------------------------------------------------------------------------------
 
