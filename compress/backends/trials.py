@@ -84,7 +84,7 @@ class Workshop:
     def judge(self, trial: Trial) -> float:
         """Runs the trial's file on the calibration samples and the evaluation; its quality."""
         if trial.fidelity is None:
-            trial.fidelity = self._fidelity(trial)
+            trial.fidelity = self.fidelity(trial)
         if trial.quality is None:
             if self.evaluation is None:
                 trial.quality = agreement(trial.fidelity)
@@ -102,7 +102,8 @@ class Workshop:
         self.store.put(key, {"quality": quality, "per_sample": evaluation.per_sample})
         return quality, evaluation.per_sample
 
-    def _fidelity(self, trial: Trial) -> Fidelity:
+    def fidelity(self, trial: Trial) -> Fidelity:
+        """How far the trial's outputs are from those of the model as given."""
         key = self.store.key("fidelity", trial.artifact.sha256, self.data_key, self.host)
         known = self.store.get(key)
         if isinstance(known, dict):

@@ -6,12 +6,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import onnx_ir as ir
 
 from compress.evidence.statistics import TensorStatistics, collect, pack, unpack
 from compress.evidence.store import EvidenceStore
 from compress.execute.session import value_shapes
+from compress.graph.identity import model_hash
 from compress.graph.layers import Layer, find_layers
 from compress.passes.base import Option
+from compress.passes.quantize.equalize import Equalize
 from compress.passes.quantize.forms import Form, observed
 from compress.passes.quantize.technique import Quantize, Reference
 from compress.passes.select import Problem
@@ -54,33 +57,50 @@ def gather(
     workers: int,
 ) -> Evidence:
     """Observes, measures and probes; everything is found again by content in a later run."""
-    layers = tuple(find_layers(subject.model))
-    shapes = value_shapes_of(subject, calibration, layers)
-    statistics = _statistics(subject, calibration, layers, shapes, store, progress)
     reference = Reference.of(
         subject.model, calibration.reference, store.key("reference", calibration.data.fingerprint)
     )
-    technique = Quantize(
-        model=subject.model,
-        model_key=subject.key,
-        shapes=shapes,
-        statistics=statistics,
-        reference=reference,
-        store=store,
-        host=host,
-        workers=workers,
-    )
+    shapes = value_shapes_of(subject.model, calibration, find_layers(subject.model))
+
+    def observe(model: ir.Model, key: str) -> Quantize:
+        return Quantize(
+            model=model,
+            model_key=key,
+            shapes=shapes,
+            statistics=_statistics(model, key, calibration, shapes, store, progress),
+            reference=reference,
+            store=store,
+            host=host,
+            workers=workers,
+        )
+
+    technique = observe(subject.model, subject.key)
+    layers = tuple(find_layers(subject.model))
     with progress.step("measuring layers on this machine", len(layers)) as advance:
         technique.measure(advance)
-    with progress.step("choosing range estimators", None):
-        method, scores = technique.method_by_distortion(_everything_quantized(technique, layers))
-    technique = dataclasses.replace(technique, method=method)
+    technique, scores = _settled(technique, progress)
+    equalized = subject.model.clone()
+    if Equalize(technique.statistics).run(equalized):
+        other, other_scores = _settled(observe(equalized, model_hash(equalized)), progress)
+        if min(other_scores.values()) < min(scores.values()):
+            technique, scores = other, {f"equalized, {k}": v for k, v in other_scores.items()}
+            layers = tuple(find_layers(technique.model))
     probes = technique.count_probes()
     with progress.step("measuring what each rounding costs", probes) as advance:
         proposal = technique.propose(advance)
     return Evidence(
         layers, shapes, technique, Problem(proposal.options, proposal.boundaries), scores
     )
+
+
+def _settled(technique: Quantize, progress: Progress) -> tuple[Quantize, dict[str, float]]:
+    """The technique with the range estimator that serves it best, and all estimators' scores."""
+    forms = _everything_quantized(technique, find_layers(technique.model))
+    if not forms:
+        return technique, {technique.method.value: 0.0}
+    with progress.step("choosing range estimators", None):
+        method, scores = technique.method_by_distortion(forms)
+    return dataclasses.replace(technique, method=method), scores
 
 
 def with_latencies(
@@ -96,7 +116,7 @@ def with_latencies(
     return dataclasses.replace(problem, options=options, fixed_us=fixed_us)
 
 
-def _everything_quantized(technique: Quantize, layers: tuple[Layer, ...]) -> dict[str, Form]:
+def _everything_quantized(technique: Quantize, layers: Sequence[Layer]) -> dict[str, Form]:
     """The form each weighted layer has if all are static int8 (matrices: dynamic)."""
     forms = {}
     for layer in layers:
@@ -108,10 +128,10 @@ def _everything_quantized(technique: Quantize, layers: tuple[Layer, ...]) -> dic
 
 
 def value_shapes_of(
-    subject: Subject, calibration: Calibration, layers: Sequence[Layer]
+    model: ir.Model, calibration: Calibration, layers: Sequence[Layer]
 ) -> dict[str, tuple[int, ...]]:
     """Concrete shapes by running the typical sample, a bounded number of values at a time."""
-    given = {str(v.name) for v in subject.model.graph.inputs}
+    given = {str(v.name) for v in model.graph.inputs}
     names = dict.fromkeys(
         str(v.name)
         for layer in layers
@@ -121,28 +141,28 @@ def value_shapes_of(
     shapes = {name: array.shape for name, array in calibration.typical.items()}
     for start in range(0, len(wanted), SHAPE_VALUES_AT_ONCE):
         group = wanted[start : start + SHAPE_VALUES_AT_ONCE]
-        found = value_shapes(subject.model, calibration.typical, group)
+        found = value_shapes(model, calibration.typical, group)
         shapes.update({name: shape for name, (shape, _) in found.items()})
     return shapes
 
 
 def _statistics(
-    subject: Subject,
+    model: ir.Model,
+    model_key: str,
     calibration: Calibration,
-    layers: tuple[Layer, ...],
     shapes: Mapping[str, tuple[int, ...]],
     store: EvidenceStore,
     progress: Progress,
 ) -> dict[str, TensorStatistics]:
-    names = list(dict.fromkeys(name for layer in layers for name in observed(layer)))
+    names = list(dict.fromkeys(n for layer in find_layers(model) for n in observed(layer)))
     if not names:
         return {}
-    key = store.key("statistics", subject.key, calibration.data.fingerprint, names)
+    key = store.key("statistics", model_key, calibration.data.fingerprint, names)
     known = store.get_arrays(key)
     if known is not None:
         return unpack(known)
     sizes = {name: 4 * int(np.prod(shapes[name])) for name in names if name in shapes}
     with progress.step("observing activations", None) as advance:
-        statistics = collect(subject.model, calibration.data, names, sizes, advance=advance)
+        statistics = collect(model, calibration.data, names, sizes, advance=advance)
     store.put_arrays(key, pack(statistics))
     return statistics

@@ -59,7 +59,7 @@ def inspect_layers(
         calibration = open_samples(subject, None, 0, progress, faithful=False)
         check_runs(subject, write_sample(calibration.typical, Path(scratch) / "typical.npz"))
         layers = find_layers(subject.model)
-        shapes = value_shapes_of(subject, calibration, layers)
+        shapes = value_shapes_of(subject.model, calibration, layers)
         store = EvidenceStore()
         result = []
         with progress.step("measuring layers on this machine", len(layers)) as advance:

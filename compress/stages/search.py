@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import onnx_ir as ir
 
 from compress.backends.trials import Trial, Workshop
 from compress.execute.session import kernel_times
 from compress.hardware.timing import RESTARTS, Speedup, speedup
 from compress.passes.base import Budget, Option
+from compress.passes.quantize.bias_correction import CorrectBiases, mean_errors
 from compress.passes.quantize.insitu import corrections, layer_times
 from compress.passes.search import fastest_acceptable
 from compress.passes.select import Problem, Selection, evaluate_choice, frontier
@@ -137,13 +139,29 @@ class _Search:
         advance()
         return self.lowest is None or quality >= self.lowest
 
+    def _corrected(self, name: str, model: ir.Model, chosen: Mapping[str, Option]) -> Trial:
+        """The candidate with its biases corrected, if that brings its outputs nearer."""
+        plain = self.workshop.build(name, model)
+        plain.fidelity = self.workshop.fidelity(plain)
+        technique = self.evidence.technique
+        layers = [x for x in self.evidence.layers if x.weight is not None]
+        layers = [x for x in layers if chosen[x.name].form != "float"]
+        sizes = {name: 4 * int(np.prod(shape)) for name, shape in self.evidence.shapes.items()}
+        errors = mean_errors(technique.model, model, layers, technique.reference.samples, sizes)
+        corrected = model.clone()
+        if not CorrectBiases(errors).run(corrected):
+            return plain
+        trial = self.workshop.build(f"{name}-corrected", corrected)
+        trial.fidelity = self.workshop.fidelity(trial)
+        return trial if trial.fidelity.distortion < plain.fidelity.distortion else plain
+
     def _trial(self, problem: Problem, selection: Selection) -> Trial:
         signature = _signature(problem, selection)
         trial = self.trials.get(signature)
         if trial is None:
             chosen = chosen_options(problem, selection)
-            model = self.evidence.technique.apply(self.subject.model, chosen)
-            trial = self.workshop.build(f"candidate-{len(self.trials)}", model)
+            model = self.evidence.technique.apply(self.evidence.technique.model, chosen)
+            trial = self._corrected(f"candidate-{len(self.trials)}", model, chosen)
             trial.forms = dict(Counter(o.form for o in chosen.values()))
             self.trials[signature] = trial
         trial.chosen = selection.chosen
