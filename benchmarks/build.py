@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -14,8 +15,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from benchmarks.methods import ROOT, Method, NotAvailable
 from benchmarks.timing import ONE_THREAD
@@ -126,25 +125,28 @@ def run_measured(
     start, peak, timed_out = time.perf_counter(), 0, False
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=sink, stderr=subprocess.STDOUT
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-        tree = psutil.Process(process.pid)
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
-            peak = max(peak, _resident_bytes(tree))
+            peak = max(peak, _resident_bytes(process.pid))
             if time.perf_counter() - start > TIME_LIMIT_SECONDS and not timed_out:
                 timed_out = True
-                for one in [*_children(tree), tree]:
-                    one.kill()
+                os.killpg(process.pid, signal.SIGKILL)
             time.sleep(POLL_SECONDS)
     seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(ended[1])
+    code = process.returncode = os.waitstatus_to_exitcode(ended[1])
     shutil.rmtree(scratch / "evidence", ignore_errors=True)
     peak = max(peak, ended[2].ru_maxrss * 1024)
     if timed_out:
         return f"stopped after {TIME_LIMIT_SECONDS:.0f} s", seconds, peak
-    if process.returncode in done:
+    if code in done:
         return "", seconds, peak
-    return _reason(process.returncode, log.read_text(errors="replace")), seconds, peak
+    return _reason(code, log.read_text(errors="replace")), seconds, peak
 
 
 def _reason(code: int, log: str) -> str:
@@ -153,21 +155,22 @@ def _reason(code: int, log: str) -> str:
     return f"killed by signal {-code}: {said}" if code < 0 else f"exit code {code}: {said}"
 
 
-def _children(tree: psutil.Process) -> list[psutil.Process]:
-    try:
-        return list(tree.children(recursive=True))
-    except psutil.Error:
-        return []
-
-
-def _resident_bytes(tree: psutil.Process) -> int:
-    total = 0
-    for process in [tree, *_children(tree)]:
+def _resident_bytes(root: int) -> int:
+    """Resident memory of a process and all that it started, from /proc; 0 where there is none."""
+    parents: dict[int, int] = {}
+    pages: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            total += process.memory_info().rss
-        except psutil.Error:
-            continue
-    return total
+            # The name in parentheses may itself hold blanks and parentheses.
+            status = (folder / "stat").read_text().rpartition(")")[2].split()
+            parents[int(folder.name)] = int(status[1])
+            pages[int(folder.name)] = int((folder / "statm").read_text().split()[1])
+        except (OSError, IndexError):
+            continue  # it ended meanwhile
+    tree = {root}
+    while grown := {child for child, parent in parents.items() if parent in tree} - tree:
+        tree |= grown
+    return sum(pages.get(one, 0) for one in tree) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _command_without_paths(method: Method, case: Case) -> list[str]:

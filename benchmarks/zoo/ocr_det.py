@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter
 
 from benchmarks.zoo import fetch, store, text_images
 from benchmarks.zoo.case import Arrays, Case, Run, Scores
@@ -18,6 +18,9 @@ THRESHOLD = 0.3
 EVALUATION_PAGES = 40
 CALIBRATION_PAGES = 24
 SIZES = ((640, 640), (736, 544), (480, 800), (608, 608), (800, 576), (544, 736))
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
 
 Mask = npt.NDArray[np.bool_]
 
@@ -93,7 +96,7 @@ def _input(image: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
 
 
 def _key() -> str:
-    return store.key_of(sys.modules[__name__], text_images, text_images.DRAWN_WITH)
+    return store.key_of(sys.modules[__name__], text_images, text_images.drawn_with())
 
 
 def _evaluation() -> list[store.Sample]:
@@ -111,6 +114,8 @@ def _pages(split: str, count: int, seed: int) -> list[store.Sample]:
 
 def _page(rng: np.random.Generator, split: str, height: int, width: int) -> store.Sample:
     """Shaded paper with lines and boxes as clutter and text in rows of several sizes."""
+    from PIL import Image, ImageDraw, ImageFilter
+
     low, high = np.sort(rng.integers(165, 256, (2, 3)), axis=0)
     ramp = np.linspace(0, 1, width)[None, :, None] * rng.random()
     ramp = ramp + np.linspace(0, 1, height)[:, None, None] * (1 - ramp.max())

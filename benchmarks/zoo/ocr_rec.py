@@ -82,7 +82,7 @@ def _lines(split: str, count: int, seed: int) -> list[store.Sample]:
             image = text_images.line(rng, text, NOISE)
             yield {"image": text_images.scaled(image, HEIGHT), "text": np.array(text)}
 
-    key = store.key_of(sys.modules[__name__], text_images, text_images.DRAWN_WITH)
+    key = store.key_of(sys.modules[__name__], text_images, text_images.drawn_with())
     return store.samples(f"ocr_rec-{split}", key, build)
 
 

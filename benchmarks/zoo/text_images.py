@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import PIL
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from benchmarks.zoo import fetch, wordnet
 
+if TYPE_CHECKING:
+    from PIL import ImageFont
+
 Gray = npt.NDArray[np.uint8]
 
-DRAWN_WITH = f"pillow {PIL.__version__}"
+
+def drawn_with() -> str:
+    """The library that draws, with its version: a part of the keys of what it drew."""
+    return f"pillow {version('pillow')}"
 
 
 @cache
@@ -39,6 +45,8 @@ def words(split: str) -> tuple[str, ...]:
 @cache
 def font(path: Path, size: int) -> ImageFont.FreeTypeFont:
     """One face at one size in pixels."""
+    from PIL import ImageFont
+
     return ImageFont.truetype(str(path), size)
 
 
@@ -62,6 +70,8 @@ def phrase(rng: np.random.Generator, split: str) -> str:
 def line(rng: np.random.Generator, text: str, noise: float) -> Gray:
     """`text` as a grey image, shape (height, width): a random face, size, contrast, slight turn,
     blur and additive Gaussian noise whose deviation is drawn from 0 to `noise` grey levels."""
+    from PIL import Image, ImageDraw, ImageFilter
+
     face = font(fonts()[rng.integers(len(fonts()))], int(rng.integers(22, 37)))
     left, top, right, bottom = face.getbbox(text)
     paper = int(rng.integers(170, 256))
@@ -81,6 +91,8 @@ def add_noise(rng: np.random.Generator, image: Gray, deviation: float) -> Gray:
 
 def scaled(image: Gray, height: int, max_width: int | None = None) -> Gray:
     """`image` resized to `height` with its proportions kept, not wider than `max_width`."""
+    from PIL import Image
+
     width = max(1, round(image.shape[1] * height / image.shape[0]))
     if max_width is not None:
         width = min(width, max_width)
