@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import PreconditionError
 from onnx_ir.passes import common as library
 
-from compress.errors import ModelError
+from compress.errors import CompressError, ModelError
 from compress.graph.base import Pass
 from compress.graph.eliminate_dead import EliminateDead
 from compress.graph.eliminate_noops import EliminateNoOps
@@ -66,28 +66,45 @@ def canonicalize(
     """
     validate(model)
     model = _clone(model)
-    FixInputs(shapes or {}, fixed_inputs or {}).run(model)
+    _apply(model, FixInputs(shapes or {}, fixed_inputs or {}))
     # Before version 4 of the file format every initialiser was an input as well.
     library.RemoveInitializersFromInputsPass()(model)
-    NameValues().run(model)
-    LiftConstants().run(model)
+    _apply(model, NameValues(), LiftConstants())
     # Ranks decide how some operators are upgraded, and shape arithmetic decides ranks.
     for _ in range(MOST_ROUNDS if is_outdated(model) else 0):
-        InferShapes().run(model)
-        changed = [rewrite.run(model) for rewrite in (FoldShapes(), FoldConstants())]
-        if not any(changed):
+        _apply(model, InferShapes())
+        if not _apply(model, FoldShapes(), FoldConstants()):
             break
-    UpgradeOpset().run(model)
+    _apply(model, UpgradeOpset())
     _inline_functions(model)
-    NameValues().run(model)
-    LiftConstants().run(model)
+    _apply(model, NameValues(), LiftConstants())
     for _ in range(MOST_ROUNDS):
-        InferShapes().run(model)
-        changed = [rewrite.run(model) for rewrite in REWRITES]
-        if not any(changed):
+        _apply(model, InferShapes())
+        if not _apply(model, *REWRITES):
             break
-        NameValues().run(model)
+        _apply(model, NameValues())
     return model
+
+
+def _apply(model: ir.Model, *passes: Pass) -> bool:
+    """Run all of `passes`; whether any changed something.
+
+    Raises:
+        ModelError: also where a pass trips over what `validate` lets through.
+    """
+    changed = False
+    for rewrite in passes:
+        try:
+            changed |= rewrite.run(model)
+        except CompressError:
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise ModelError(
+                f"the model cannot be rewritten ({rewrite.name}: {reason}): check it with "
+                "onnx.checker, or export it again"
+            ) from error
+    return changed
 
 
 def _clone(model: ir.Model) -> ir.Model:

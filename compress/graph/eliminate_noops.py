@@ -17,6 +17,7 @@ from compress.graph.rewrite import (
     remove_nodes,
     replace_value,
     small_constant,
+    small_integers,
 )
 from compress.graph.traversal import attribute_int, attribute_ints, is_op, rank, static_shape
 
@@ -114,7 +115,7 @@ def _keeps_shape(node: ir.Node) -> bool:
     before = static_shape(x)
     if before is not None and before == static_shape(node.outputs[0]):
         return True
-    target = small_constant(input_of(node, 1))
+    target = small_integers(input_of(node, 1))
     if x is None or x.shape is None or target is None or target.size != len(x.shape):
         return False
     copies_zero = not attribute_int(node, "allowzero", 0)
@@ -137,7 +138,7 @@ def _is_matrix(node: ir.Node) -> bool:
 
 
 def _expands_nothing(node: ir.Node) -> bool:
-    x, target = node.inputs[0], small_constant(input_of(node, 1))
+    x, target = node.inputs[0], small_integers(input_of(node, 1))
     if x is None or x.shape is None or target is None or target.size > len(x.shape):
         return _same_static_shape(node)
     dims = list(x.shape)[len(x.shape) - target.size :]
@@ -154,14 +155,14 @@ def _all_equal(index: int, wanted: float) -> Callable[[ir.Node], bool]:
 
 def _takes_everything(node: ir.Node) -> bool:
     """Slice from 0 in steps of 1 to at least the end of every axis it names."""
-    starts, ends = (small_constant(input_of(node, i)) for i in (1, 2))
+    starts, ends = (small_integers(input_of(node, i)) for i in (1, 2))
     x = node.inputs[0]
     if starts is None or ends is None or x is None or x.shape is None:
         return False
     steps = input_of(node, 4)
     if steps is not None and not _all_equal(4, 1)(node):
         return False
-    axes = small_constant(input_of(node, 3))
+    axes = small_integers(input_of(node, 3))
     if axes is None and input_of(node, 3) is not None:
         return False
     axis_list = range(starts.size) if axes is None else axes.ravel().tolist()
@@ -181,7 +182,7 @@ def _keeps_size(node: ir.Node) -> bool:
 
 
 def _has_no_axes(node: ir.Node) -> bool:
-    axes = small_constant(input_of(node, 1))
+    axes = small_integers(input_of(node, 1))
     return axes is not None and axes.size == 0
 
 

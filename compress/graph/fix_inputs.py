@@ -12,9 +12,10 @@ import onnx_ir as ir
 
 from compress.errors import UsageError
 from compress.graph.base import Pass
-from compress.graph.order import all_graphs
+from compress.graph.order import all_graphs, shown
 from compress.graph.rewrite import add_initializer
 
+_MOST_LISTED = 30
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -45,8 +46,11 @@ class FixInputs(Pass):
         inputs = {v.name or "": v for v in model.graph.inputs}
         for name in (*self.shapes, *self.values):
             if name not in inputs:
-                there = ", ".join(inputs) or "none"
-                raise UsageError(f"the model has no input '{name}'; its inputs are: {there}")
+                there = ", ".join(shown(n)[1:-1] for n in list(inputs)[:_MOST_LISTED]) or "none"
+                more = ", ..." if len(inputs) > _MOST_LISTED else ""
+                raise UsageError(
+                    f"the model has no input {shown(name)}; its inputs are: {there}{more}"
+                )
         symbols: dict[str, int] = {}
         for name, shape in self.shapes.items():
             _fix_shape(inputs[name], shape, symbols)
@@ -60,14 +64,16 @@ class FixInputs(Pass):
 def _fix_shape(value: ir.Value, wanted: Sequence[int], symbols: dict[str, int]) -> None:
     text = "x".join(str(d) for d in wanted)
     if any(d == 0 or d < -1 for d in wanted):
-        raise UsageError(f"shape {text} for input '{value.name}': dimensions are positive, or -1")
+        raise UsageError(
+            f"shape {text} for input {shown(value.name)}: dimensions are positive, or -1"
+        )
     present: list[int | ir.SymbolicDim] = (
         [ir.SymbolicDim(None) for _ in wanted] if value.shape is None else list(value.shape)
     )
     if len(present) != len(wanted):
         raise UsageError(
-            f"shape {text} for input '{value.name}' has {len(wanted)} dimensions; "
-            f"the model's has {len(present)}: {_shown(present)}"
+            f"shape {text} for input {shown(value.name)} has {len(wanted)} dimensions; "
+            f"the model's has {len(present)}: {_dims_text(present)}"
         )
     fixed: list[int | ir.SymbolicDim] = []
     for dim, number in zip(present, wanted, strict=True):
@@ -76,19 +82,20 @@ def _fix_shape(value: ir.Value, wanted: Sequence[int], symbols: dict[str, int]) 
             continue
         if isinstance(dim, int) and dim >= 0:
             raise UsageError(
-                f"shape {text} for input '{value.name}' does not fit the model's {_shown(present)}"
+                f"shape {text} for input {shown(value.name)} does not fit the model's "
+                f"{_dims_text(present)}"
             )
         symbol = str(dim.value) if isinstance(dim, ir.SymbolicDim) and dim.value else None
         if symbol is not None and symbols.setdefault(symbol, int(number)) != number:
             raise UsageError(
-                f"shape {text} for input '{value.name}' makes the dimension '{symbol}' both "
-                f"{symbols[symbol]} and {number}"
+                f"shape {text} for input {shown(value.name)} makes the dimension {shown(symbol)} "
+                f"both {symbols[symbol]} and {number}"
             )
         fixed.append(int(number))
     value.shape = ir.Shape(fixed)
 
 
-def _shown(dims: Sequence[int | ir.SymbolicDim]) -> str:
+def _dims_text(dims: Sequence[int | ir.SymbolicDim]) -> str:
     return "x".join(str(d) if isinstance(d, int) else str(d.value or "?") for d in dims) or "scalar"
 
 
@@ -121,21 +128,23 @@ def _fix_value(graph: ir.Graph, value: ir.Value, wanted: object) -> None:
 
 def _as_array(value: ir.Value, wanted: object) -> npt.NDArray[np.generic]:
     if value.dtype is None or value.dtype == ir.DataType.STRING:
-        raise UsageError(f"input '{value.name}' cannot be fixed: it is no numeric tensor")
+        raise UsageError(f"input {shown(value.name)} cannot be fixed: it is no numeric tensor")
     dtype = value.dtype.numpy()
-    refusal = UsageError(f"{wanted!r} cannot be the value of input '{value.name}' ({value.dtype})")
+    refusal = UsageError(
+        f"{wanted!r} cannot be the value of input {shown(value.name)} ({value.dtype})"
+    )
     if isinstance(wanted, str):
         try:
             numbers = [_number(part.strip().lower(), dtype.kind) for part in wanted.split(",")]
         except (KeyError, ValueError):
             raise refusal from None
         wanted = numbers if len(numbers) > 1 else numbers[0]
-    given = np.asarray(wanted)
-    if given.dtype.kind not in "biuf" and given.dtype != dtype:
+    data = np.asarray(wanted)
+    if data.dtype.kind not in "biuf" and data.dtype != dtype:
         raise refusal
     with np.errstate(all="ignore"):
-        array = given.astype(dtype)
-    if dtype.kind in "biu" and not np.array_equal(array.astype(given.dtype), given):
+        array = data.astype(dtype)
+    if dtype.kind in "biu" and not np.array_equal(array.astype(data.dtype), data):
         raise refusal
     return _fitted(array, value)
 
@@ -156,8 +165,8 @@ def _fitted(array: npt.NDArray[np.generic], value: ir.Value) -> npt.NDArray[np.g
         numbers = [d for d in dims if isinstance(d, int) and d >= 0]
         if len(numbers) != len(dims):
             raise UsageError(
-                f"input '{value.name}' has the dynamic shape {_shown(dims)}: fix it with --shape, "
-                "or give a value of that shape"
+                f"input {shown(value.name)} has the dynamic shape {_dims_text(dims)}: "
+                "fix it with --shape, or give a value of that shape"
             )
         return np.full(numbers, array.reshape(()))
     fits = array.ndim == len(dims) and all(
@@ -166,7 +175,7 @@ def _fitted(array: npt.NDArray[np.generic], value: ir.Value) -> npt.NDArray[np.g
     )
     if not fits:
         raise UsageError(
-            f"the value of input '{value.name}' has shape {'x'.join(map(str, array.shape))}; "
-            f"the model's is {_shown(dims)}"
+            f"the value of input {shown(value.name)} has shape {'x'.join(map(str, array.shape))}; "
+            f"the model's is {_dims_text(dims)}"
         )
     return array

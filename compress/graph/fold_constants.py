@@ -83,7 +83,8 @@ class FoldConstants(Pass):
             return None
         if any(True for _ in subgraphs(node)):
             return None
-        if any(v.dtype not in _NATIVE for v in node.outputs if v.name):
+        outputs = [v for v in node.outputs if v.name]
+        if any(not isinstance(v.type, ir.TensorType) or v.dtype not in _NATIVE for v in outputs):
             return None
         read, small = 0, True
         for value in node.inputs:

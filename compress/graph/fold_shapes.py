@@ -18,7 +18,7 @@ from compress.graph.rewrite import (
     input_of,
     remove_nodes,
     replace_value,
-    small_constant,
+    small_integers,
 )
 from compress.graph.traversal import attribute_int, attribute_ints, is_op
 
@@ -174,8 +174,8 @@ def _entries(value: ir.Value | None, known: dict[ir.Value, IntTensor]) -> IntTen
         return None
     if value in known:
         return known[value]
-    array = small_constant(value, _LONGEST)
-    if array is None or array.dtype.kind not in "iu" or array.ndim > 1:
+    array = small_integers(value, _LONGEST)
+    if array is None or array.ndim > 1:
         return None
     return IntTensor(tuple(int(e) for e in array.ravel()), array.ndim == 0)
 

@@ -66,14 +66,15 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
     attributes = [a for a in node.attributes.values() if not a.is_ref()]
     if len(attributes) == 1:
         attribute = attributes[0]
-        match attribute.name:
-            case "value" if attribute.type == ir.AttributeType.TENSOR:
+        kinds = ir.AttributeType
+        match attribute.type if attribute.name.startswith("value") else None:
+            case kinds.TENSOR:
                 return _view(attribute.as_tensor())
-            case "value_int" | "value_ints":
+            case kinds.INT | kinds.INTS:
                 return ir.tensor(np.asarray(attribute.value, dtype=np.int64))
-            case "value_float" | "value_floats":
+            case kinds.FLOAT | kinds.FLOATS:
                 return ir.tensor(np.asarray(attribute.value, dtype=np.float32))
-            case "value_string" | "value_strings":
+            case kinds.STRING | kinds.STRINGS:
                 texts = np.asarray(attribute.value, dtype=object)
                 encoded = [t.encode() if isinstance(t, str) else t for t in texts.ravel()]
                 data = np.empty(len(encoded), dtype=object)
@@ -84,6 +85,7 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
 
 def _view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """A tensor of its own name over the same content: other models may share the attribute."""
+    shape = ir.Shape(tensor.shape.numpy())
     if tensor.dtype == ir.DataType.STRING:
-        return ir.StringTensor(tensor.numpy(), shape=tensor.shape)
-    return ir.Tensor(tensor, dtype=tensor.dtype, shape=tensor.shape)
+        return ir.StringTensor(tensor.numpy(), shape=shape)
+    return ir.Tensor(tensor, dtype=tensor.dtype, shape=shape)

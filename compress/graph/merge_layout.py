@@ -11,7 +11,7 @@ import onnx_ir as ir
 from compress.graph.base import Pass
 from compress.graph.fold_shapes import dimensions, reshape_target
 from compress.graph.order import all_graphs
-from compress.graph.rewrite import Names, add_initializer, small_constant
+from compress.graph.rewrite import Names, add_initializer, small_integers
 from compress.graph.traversal import attribute_int, attribute_ints, is_op, rank
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -60,7 +60,7 @@ def _merge_transposes(node: ir.Node) -> bool:
     backwards = tuple(reversed(range(length)))
     inner = attribute_ints(first, "perm") or backwards
     outer = attribute_ints(node, "perm") or backwards
-    if len(inner) != length or len(outer) != length:
+    if any(sorted(order) != list(range(length)) for order in (inner, outer)):
         return False
     node.attributes["perm"] = ir.AttrInt64s("perm", [inner[axis] for axis in outer])
     node.replace_input_with(0, first.inputs[0])
@@ -94,7 +94,7 @@ def _copy_dimension(node: ir.Node, names: Names) -> bool:
     """Write the -1 of a Reshape as 0 where it stands for the input's dimension there."""
     if not is_op(node, "Reshape") or node.graph is None:
         return False
-    given = small_constant(node.inputs[1], 64)
+    given = small_integers(node.inputs[1], 64)
     dims = dimensions(node.inputs[0])
     if given is None or dims is None or given.ndim != 1:
         return False

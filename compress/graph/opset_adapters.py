@@ -262,7 +262,7 @@ def _softmax_13(edit: Editor) -> None:
     if axis == -1 or (dims is not None and axis % max(dims, 1) == dims - 1):
         edit.set_attribute(ir.AttrInt64("axis", -1))
         return
-    if dims is not None and x is not None and x.shape is not None:
+    if dims and x is not None and x.shape is not None:
         axis %= dims
         if all(d == 1 for d in x.shape[axis + 1 :]):
             edit.set_attribute(ir.AttrInt64("axis", axis))

@@ -54,10 +54,17 @@ def captured_values(node: ir.Node) -> list[ir.Value]:
     return list(found)
 
 
+def shown(name: str | None) -> str:
+    """`name` in quotes, fit for a message of one line: control characters and long middles go."""
+    text = "".join(c if c.isprintable() else "?" for c in name or "unnamed")
+    return f"'{text}'" if len(text) <= 100 else f"'{text[:60]}...{text[-30:]}'"
+
+
 def node_label(node: ir.Node) -> str:
     """How messages name a node: its operator, and its own or its first output's name."""
-    name = node.name or next((v.name for v in node.outputs if v.name), "") or "unnamed"
-    return f"{node.domain + '.' if node.domain else ''}{node.op_type} node '{name}'"
+    name = node.name or next((v.name for v in node.outputs if v.name), None)
+    operator = f"{node.domain + '.' if node.domain else ''}{node.op_type}"
+    return f"{shown(operator)[1:-1]} node {shown(name)}"
 
 
 def topological_order(graph: ir.Graph | ir.Function) -> list[ir.Node]:

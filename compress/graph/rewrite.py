@@ -88,6 +88,12 @@ def small_constant(value: ir.Value | None, limit: int = 4096) -> npt.NDArray[np.
     return np.asarray(tensor.numpy())
 
 
+def small_integers(value: ir.Value | None, limit: int = 4096) -> npt.NDArray[np.int64] | None:
+    """The elements of an integer initialiser of at most `limit` elements; None for others."""
+    array = small_constant(value, limit)
+    return None if array is None or array.dtype.kind not in "iu" else array.astype(np.int64)
+
+
 def input_of(node: ir.Node, index: int) -> ir.Value | None:
     """Input `index` of `node`; None where it is missing or left out."""
     return node.inputs[index] if index < len(node.inputs) else None

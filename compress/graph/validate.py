@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from compress.graph.order import (
     all_graphs,
     all_nodes,
     node_label,
+    shown,
     subgraphs,
     topological_order,
 )
@@ -42,10 +44,9 @@ def validate(model: ir.Model) -> None:
     Raises:
         ModelError: it is empty, has a cycle, undefined or twice defined values, inputs or outputs
             that are no tensors, weights that are NaN, infinite, empty or cannot be read, a standard
-            operator that its opset does not have or with a wrong number of inputs, or it nests too
-            deep.
+            operator that its opset does not have or that is used wrongly, or it nests too deep.
     """
-    _check_signature(model)
+    _check_ends(model)
     _check_opsets(model)
     _check_graphs(model)
     _check_weights(model.graph)
@@ -79,7 +80,7 @@ def _is_quantized(node: ir.Node) -> bool:
     )
 
 
-def _check_signature(model: ir.Model) -> None:
+def _check_ends(model: ir.Model) -> None:
     graph = model.graph
     if not len(graph):
         raise ModelError("the model has no nodes: there is nothing to compress")
@@ -92,7 +93,7 @@ def _check_signature(model: ir.Model) -> None:
             if value.type is not None and not isinstance(value.type, ir.TensorType):
                 what = type(value.type).__name__.removesuffix("Type").lower()
                 raise ModelError(
-                    f"{kind} '{value.name}' is of type {what}; only tensors are supported: "
+                    f"{kind} {shown(value.name)} is of type {what}; only tensors are supported: "
                     "export the model with tensors as its inputs and outputs"
                 )
 
@@ -109,17 +110,36 @@ def _check_opsets(model: ir.Model) -> None:
             continue
         if version is None:
             raise ModelError(f"{node_label(node)} is of the standard opset, which is not imported")
-        _check_arity(node, version)
+        _check_call(node, version)
+
+
+@dataclass(frozen=True)
+class _Signature:
+    """What a standard operator takes in one opset."""
+
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    attributes: Mapping[str, str]
+    required: tuple[str, ...]
 
 
 @functools.cache
-def _arity(op_type: str, version: int) -> tuple[int, int, int, int] | None:
-    """(fewest inputs, most inputs, fewest outputs, most outputs); None where nobody knows."""
+def _signature(op_type: str, version: int) -> _Signature | None:
+    """None where nobody knows the operator."""
     try:
         schema = onnx.defs.get_schema(op_type, version)
     except onnx.defs.SchemaError:
         return None
-    return schema.min_input, schema.max_input, schema.min_output, schema.max_output
+    return _Signature(
+        (schema.min_input, schema.max_input),
+        (schema.min_output, schema.max_output),
+        {name: _type_name(attribute) for name, attribute in schema.attributes.items()},
+        tuple(name for name, attribute in schema.attributes.items() if attribute.required),
+    )
+
+
+def _type_name(attribute: onnx.defs.OpSchema.Attribute) -> str:
+    return str(attribute.type).rpartition(".")[2]
 
 
 @functools.cache
@@ -127,19 +147,29 @@ def _ever_standard(op_type: str) -> bool:
     return onnx.defs.has(op_type)
 
 
-def _check_arity(node: ir.Node, version: int) -> None:
-    arity = _arity(node.op_type, version)
-    if arity is None:
+def _check_call(node: ir.Node, version: int) -> None:
+    """How a node uses its operator: inputs, outputs and attributes."""
+    signature = _signature(node.op_type, version)
+    if signature is None:
         if _ever_standard(node.op_type):
             raise ModelError(f"{node_label(node)} does not exist in opset {version} of the model")
         return
-    fewest_in, most_in, fewest_out, most_out = arity
-    for kind, count, fewest, most in (
-        ("inputs", len(node.inputs), fewest_in, most_in),
-        ("outputs", len(node.outputs), fewest_out, most_out),
+    for kind, count, (fewest, most) in (
+        ("inputs", len(node.inputs), signature.inputs),
+        ("outputs", len(node.outputs), signature.outputs),
     ):
         if not fewest <= count <= most:
             raise ModelError(f"{node_label(node)} has {count} {kind}; {fewest} to {most} are right")
+    for name, attribute in node.attributes.items():
+        wanted = signature.attributes.get(name, attribute.type.name)
+        if attribute.type.name != wanted:
+            raise ModelError(
+                f"the attribute {shown(name)} of {node_label(node)} is of type "
+                f"{attribute.type.name}; {wanted} is right"
+            )
+    missing = [name for name in signature.required if name not in node.attributes]
+    if missing:
+        raise ModelError(f"{node_label(node)} lacks the attribute '{missing[0]}'")
 
 
 def _check_graphs(model: ir.Model) -> None:
@@ -175,25 +205,27 @@ def _check_names(graph: ir.Graph) -> None:
     seen: set[str] = set()
     for value in _defined(graph):
         if value.name and value.name in seen:
-            raise ModelError(f"the value '{value.name}' is defined twice")
+            raise ModelError(f"the value {shown(value.name)} is defined twice")
         seen.add(value.name or "")
     outputs = [value.name for value in graph.outputs]
     for name in outputs:
         if outputs.count(name) > 1:
-            raise ModelError(f"the output '{name}' is listed twice")
+            raise ModelError(f"the output {shown(name)} is listed twice")
 
 
 def _check_definitions(graph: ir.Graph, scopes: set[int]) -> None:
     for name, initializer in graph.initializers.items():
         if initializer.const_value is None:
-            raise ModelError(f"the initialiser '{name}' has no content")
+            raise ModelError(f"the initialiser {shown(name)} has no content")
     for node in graph:
         for value in node.inputs:
             if value is not None and not _is_defined(value, scopes):
-                raise ModelError(f"{node_label(node)} reads '{value.name}', which nothing defines")
+                raise ModelError(
+                    f"{node_label(node)} reads {shown(value.name)}, which nothing defines"
+                )
     for output in graph.outputs:
         if not _is_defined(output, scopes):
-            raise ModelError(f"nothing computes the output '{output.name}'")
+            raise ModelError(f"nothing computes the output {shown(output.name)}")
 
 
 def _is_defined(value: ir.Value, scopes: set[int]) -> bool:
@@ -222,17 +254,19 @@ def _check_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> None:
     ]
     where = f" of {node_label(readers[0])}" if readers else ""
     if readers and tensor.size == 0:
-        raise ModelError(f"the weight '{value.name}'{where} is empty")
+        raise ModelError(f"the weight {shown(value.name)}{where} is empty")
     try:
         has_nan, has_infinity = _scan(tensor)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"the tensor '{value.name}'{where} cannot be read: {reason}") from error
+        raise ModelError(
+            f"the tensor {shown(value.name)}{where} cannot be read: {reason}"
+        ) from error
     # Infinity masks attention, and a single NaN may stand for "nothing"; neither can be a weight.
     if (has_nan and (readers or tensor.size > 1)) or (has_infinity and readers):
         what = "NaN" if has_nan else "infinity"
         raise ModelError(
-            f"the tensor '{value.name}'{where} holds {what}: the model is damaged, or its "
+            f"the tensor {shown(value.name)}{where} holds {what}: the model is damaged, or its "
             "training diverged"
         )
 

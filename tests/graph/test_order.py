@@ -9,6 +9,8 @@ from compress.errors import ModelError
 from compress.graph.order import (
     all_graphs,
     captured_values,
+    node_label,
+    shown,
     sort_graphs,
     subgraphs,
     topological_order,
@@ -74,3 +76,12 @@ def test_cycle_is_an_error_that_names_a_node():
     graph[1].replace_input_with(0, graph[3].outputs[0])
     with pytest.raises(ModelError, match="cycle through Relu node 'n1'"):
         topological_order(graph)
+
+
+def test_messages_are_one_short_line_whatever_the_names():
+    assert shown("plain") == "'plain'"
+    assert shown("two\nlines\x1b[31m") == "'two?lines?[31m'"
+    assert len(shown("x" * 10_000)) < 110
+    node = ir.node("Op\n", [], domain="own", name="n" * 500)
+    assert "\n" not in node_label(node)
+    assert node_label(node).startswith("own.Op? node 'nnn")

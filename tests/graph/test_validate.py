@@ -179,6 +179,8 @@ def test_unreadable_weights(parse, tmp_path):
         ("y = Relu (x, x)", "Relu node 'y' has 2 inputs; 1 to 1 are right"),
         ("y, z = Relu (x)", "Relu node 'y' has 2 outputs"),
         ("y = Conv (x)", "Conv node 'y' has 1 inputs"),
+        ("y = Cast (x)", "Cast node 'y' lacks the attribute 'to'"),
+        ("y = Elu <alpha = 1> (x)", "'alpha' of Elu node 'y' is of type INT; FLOAT is right"),
     ],
 )
 def test_standard_operators_are_checked_against_the_opset(parse, node, message):
