@@ -21,7 +21,7 @@ from benchmarks.timing import ONE_THREAD
 from benchmarks.zoo import Case, fetch, store
 
 TIME_LIMIT_SECONDS = 3600.0
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,7 @@ def run_measured(
     """Runs a program with one thread and an empty evidence cache; `done`: its good exit codes.
 
     Returns (failure in one line or "", wall seconds, peak resident bytes). The memory is that of
-    the whole process tree, sampled ten times a second, and never less than what the kernel
-    reports as the peak of its largest process.
+    the whole process tree, sampled twenty times a second.
     """
     environment = {**os.environ, **ONE_THREAD, "COMPRESS_CACHE": str(scratch / "evidence")}
     log = scratch / "log.txt"
@@ -132,16 +131,15 @@ def run_measured(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
+        while process.poll() is None:
             peak = max(peak, _resident_bytes(process.pid))
             if time.perf_counter() - start > TIME_LIMIT_SECONDS and not timed_out:
                 timed_out = True
                 os.killpg(process.pid, signal.SIGKILL)
             time.sleep(POLL_SECONDS)
     seconds = time.perf_counter() - start
-    code = process.returncode = os.waitstatus_to_exitcode(ended[1])
+    code = process.returncode
     shutil.rmtree(scratch / "evidence", ignore_errors=True)
-    peak = max(peak, ended[2].ru_maxrss * 1024)
     if timed_out:
         return f"stopped after {TIME_LIMIT_SECONDS:.0f} s", seconds, peak
     if code in done:
@@ -156,21 +154,35 @@ def _reason(code: int, log: str) -> str:
 
 
 def _resident_bytes(root: int) -> int:
-    """Resident memory of a process and all that it started, from /proc; 0 where there is none."""
+    """Resident memory of a process and all that it started, or the highest that one of them had
+    so far, whichever is more. From /proc; 0 where there is none.
+
+    The kernel's `ru_maxrss` will not do: it counts the memory of this process, out of which the
+    other was forked, as the other's own.
+    """
     parents: dict[int, int] = {}
-    pages: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             # The name in parentheses may itself hold blanks and parentheses.
-            status = (folder / "stat").read_text().rpartition(")")[2].split()
-            parents[int(folder.name)] = int(status[1])
-            pages[int(folder.name)] = int((folder / "statm").read_text().split()[1])
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
         except (OSError, IndexError):
             continue  # it ended meanwhile
     tree = {root}
     while grown := {child for child, parent in parents.items() if parent in tree} - tree:
         tree |= grown
-    return sum(pages.get(one, 0) for one in tree) * os.sysconf("SC_PAGE_SIZE")
+    now, highest = 0, 0
+    for process in tree:
+        try:
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        except OSError:
+            continue
+        fields = dict(line.split(":", 1) for line in lines if line.startswith("Vm"))
+        # A process that is ending has no memory left and no such lines.
+        now += int(fields.get("VmRSS", "0 kB").split()[0])
+        highest = max(highest, int(fields.get("VmHWM", "0 kB").split()[0]))
+    return max(now, highest) * 1024
 
 
 def _command_without_paths(method: Method, case: Case) -> list[str]:

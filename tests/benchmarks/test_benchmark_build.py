@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.build import Built, build, build_key, run_measured
@@ -99,6 +100,13 @@ def test_peak_memory_counts_children(tmp_path: Path) -> None:
     assert failure == ""
     assert seconds >= 0.8
     assert 150e6 < peak < 400e6
+
+
+def test_peak_memory_leaves_this_process_out(tmp_path: Path) -> None:
+    ballast = np.ones(60_000_000)  # 480 MB
+    _, _, peak = run_measured([sys.executable, "-c", "import time; time.sleep(0.3)"], tmp_path)
+    assert ballast[-1] == 1
+    assert 0 < peak < 100e6
 
 
 def test_methods_have_distinct_names_and_float_is_first() -> None:
