@@ -83,10 +83,11 @@ def _affine_of(node: ir.Node) -> tuple[Array, Array] | None:
         return None
     if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
         return None
-    arrays = [constant(v) if is_constant(v) else None for v in node.inputs[1:5]]
-    if len(arrays) != 4 or any(a is None or a.ndim != 1 for a in arrays):
+    constants = [constant(v) for v in node.inputs[1:5] if is_constant(v)]
+    arrays = [np.asarray(a, dtype=np.float64) for a in constants if a is not None and a.ndim == 1]
+    if len(arrays) != 4 or len({a.size for a in arrays}) != 1:
         return None
-    scale, bias, mean, variance = (np.asarray(a, dtype=np.float64) for a in arrays)
+    scale, bias, mean, variance = arrays
     with np.errstate(all="ignore"):
         factor = scale / np.sqrt(variance + attribute_float(node, "epsilon", 1e-5))
         shift = bias - mean * factor

@@ -277,10 +277,15 @@ def _arithmetic(compute: Callable[[int, int], int | None]) -> Callable[..., IntT
             right.entries * (count // len(right.entries)),
             strict=True,
         )
-        entries = tuple(
+        entries = [
             compute(a, b) if isinstance(a, int) and isinstance(b, int) else None for a, b in pairs
+        ]
+        # What overflows is left to the runtime.
+        limit = np.iinfo(np.int64)
+        return IntTensor(
+            tuple(e if e is None or limit.min <= e <= limit.max else None for e in entries),
+            left.is_scalar and right.is_scalar,
         )
-        return IntTensor(entries, left.is_scalar and right.is_scalar)
 
     return rule
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 
 from compress.errors import ModelError
@@ -53,4 +52,3 @@ def test_constant_without_value_is_named(parse):
 
 def test_nothing_to_lift(parse):
     assert not LiftConstants().run(parse("g (float x) => (float y) { y = Relu (x) }"))
-    assert ir.DataType.FLOAT

@@ -275,6 +275,20 @@ def test_old_operators_compute_the_same(case, assert_same):
     assert_same(proto, upgraded(proto), feeds)
 
 
+def test_text_before_and_after(golden_pass):
+    nodes = [
+        N("Clip", ["x"], ["c"], min=0.0, max=6.0),
+        N("ReduceMean", ["c"], ["m"], axes=[2, 3]),
+        N("Squeeze", ["m"], ["s"], axes=[2, 3]),
+        N("Softmax", ["s"], ["y"]),
+        N("Softmax", ["x"], ["z"], axis=2),
+    ]
+    model = ir.from_proto(model_of(10, nodes, X, ["y", "z"]))
+    NameValues().run(model)
+    InferShapes().run(model)
+    golden_pass("upgrade_opset", model, UpgradeOpset())
+
+
 def test_bounds_take_the_dtype_of_the_data(assert_same):
     proto = model_of(7, [N("Pad", ["x"], ["y"], pads=[1, 0], value=2.0)], {"x": (4,)}, ["y"],
                      dtype=np.float64)  # fmt: skip
