@@ -8,10 +8,11 @@ import os
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from compress.backends.trials import Workshop
@@ -144,7 +145,7 @@ def run(
             if evaluate is None
             else open_evaluation(evaluate, subject.inputs, subject.outputs),
             samples=calibration.fidelity,
-            expected=_outputs(subject.given.path, calibration.fidelity),
+            expected=_outputs(subject.given.path, calibration.fidelity, folder),
             kinds=subject.kinds,
             data_key=calibration.data.fingerprint,
             feeds=calibration.typical,
@@ -230,10 +231,18 @@ def _check_choices(objective: str, techniques: Sequence[str]) -> None:
             raise UsageError(f"unknown technique {name!r}: there is {', '.join(TECHNIQUES)}")
 
 
-def _outputs(model: Path, samples: Sequence[Feeds]) -> tuple[dict[str, Any], ...]:
-    """The model's outputs for every sample; the session is gone afterwards."""
-    runner = Runner(model)
-    return tuple(runner(sample) for sample in samples)
+def _outputs(model: Path, samples: Iterable[Feeds], folder: Path) -> tuple[dict[str, Any], ...]:
+    """The model's outputs for every sample, mapped from files: they may be large."""
+    runner = Runner(model, frugal=True)
+    result = []
+    for index, sample in enumerate(samples):
+        outputs: dict[str, Any] = {}
+        for number, (name, array) in enumerate(runner(sample).items()):
+            path = folder / f"expected-{index}-{number}.npy"
+            np.save(path, array)
+            outputs[name] = np.load(path, mmap_mode="r")
+        result.append(outputs)
+    return tuple(result)
 
 
 def _as_python(model: Any, target: object) -> str:

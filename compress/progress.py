@@ -12,7 +12,9 @@ Advance = Callable[[], None]
 class Progress(Protocol):
     """Somebody who shows progress: the terminal, a log, or nobody."""
 
-    def step(self, title: str, total: int | None = None) -> contextlib.AbstractContextManager[Advance]:
+    def step(
+        self, title: str, total: int | None = None
+    ) -> contextlib.AbstractContextManager[Advance]:
         """Opens a step of `total` parts (None: unknown); call the result after each part."""
 
     def note(self, text: str) -> None:

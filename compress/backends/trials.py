@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Workshop:
     folder: Path
     store: EvidenceStore
     evaluation: Evaluation | None
-    samples: Sequence[Feeds]
+    samples: Iterable[Feeds]
     expected: Sequence[Mapping[str, Array]]
     kinds: Mapping[str, OutputKind]
     data_key: str
@@ -109,7 +109,7 @@ class Workshop:
         if isinstance(known, dict):
             return Fidelity(**{**known, "worst": tuple(tuple(w) for w in known["worst"])})
         comparison = Comparison(self.kinds)
-        runner = Runner(trial.artifact.path, threads=self.threads)
+        runner = Runner(trial.artifact.path, threads=self.threads, frugal=True)
         for feeds, expected in zip(self.samples, self.expected, strict=True):
             comparison.add(expected, runner(feeds))
         result = comparison.result()

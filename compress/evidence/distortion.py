@@ -19,7 +19,7 @@ LARGEST_SLICE_ERROR = 4.0
 """A slice that is worse than this is simply dead; more would drown all other slices."""
 
 FLOOR_SHARE = 1e-3
-"""Slices whose variance is below this share of the output's mean are judged against that instead."""
+"""Slices of less variance than this share of the output's mean are judged against that."""
 
 MAX_SLICES = 4096
 KEPT_SLICES = 5

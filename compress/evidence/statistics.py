@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from compress.errors import UsageError
-from compress.execute.session import Runner, with_outputs
+from compress.execute.session import Runner
+from compress.graph.traversal import new_initializer
 
 Array = npt.NDArray[Any]
 
@@ -20,9 +22,45 @@ HISTOGRAM_SAMPLES = 1 << 15
 """Elements per tensor and sample that enter the histogram; extremes come from all of them."""
 
 CHUNK_BYTES = 48 * 2**20
-"""Intermediate values held at once while collecting."""
+"""Intermediate values fetched at once, where they are fetched at all."""
 
 MAX_CHANNELS = 1 << 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What one tensor of one sample is boiled down to, inside the runtime.
+
+    `sample` is an even sample of the elements, flat; `channels` and `last` are (largest magnitude,
+    mean) per index of axis 1 and of the last axis, None where that axis is not told apart.
+    """
+
+    low: float
+    high: float
+    sample: Array
+    channels: tuple[Array, Array] | None
+    last: tuple[Array, Array] | None
+
+
+def summarise(array: Array) -> Summary:
+    """The summary of a tensor that is at hand (graph inputs); others are made by `instrumented`."""
+    flat = array.reshape(-1)
+    # an odd stride does not lock onto channels or rows of a power-of-two size
+    stride = (flat.size // HISTOGRAM_SAMPLES) | 1
+
+    def per_index(axis: int) -> tuple[Array, Array] | None:
+        if array.ndim < 2 or array.shape[axis] > MAX_CHANNELS:
+            return None
+        moved = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
+        return np.abs(moved).max(axis=0), moved.mean(axis=0, dtype=np.float64)
+
+    return Summary(
+        float(array.min()),
+        float(array.max()),
+        flat[::stride],
+        per_index(1) if array.ndim >= 3 else None,
+        per_index(-1) if array.ndim in (2, 3) else None,
+    )
 
 
 @dataclasses.dataclass
@@ -43,29 +81,22 @@ class TensorStatistics:
     last_absmax: Array | None = None
     mean: Array | None = None
     last_mean: Array | None = None
-    elements: int = 0
     samples: int = 0
 
-    def update(self, array: Array) -> None:
-        """Adds one sample's tensor, float of any shape."""
-        if array.size == 0:
-            return
-        low, high = float(array.min()), float(array.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
+    def update(self, summary: Summary) -> None:
+        """Adds one sample's tensor."""
+        finite = np.isfinite(summary.low) and np.isfinite(summary.high)
+        if not (finite and np.isfinite(summary.sample).all()):
             raise UsageError("the model produces NaN or infinity on the calibration data")
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        self._widen(max(abs(low), abs(high)))
-        flat = array.reshape(-1)
-        if flat.size > HISTOGRAM_SAMPLES:
-            # an odd stride does not lock onto channels or rows of a power-of-two size
-            flat = flat[:: (flat.size // HISTOGRAM_SAMPLES) | 1]
+        self.low, self.high = min(self.low, summary.low), max(self.high, summary.high)
+        self._widen(max(abs(summary.low), abs(summary.high)))
         if self.half_width > 0:
-            position = (flat + self.half_width) * (BINS / (2 * self.half_width))
+            position = (summary.sample + self.half_width) * (BINS / (2 * self.half_width))
             self.counts += np.bincount(
                 np.clip(position.astype(np.int32), 0, BINS - 1), minlength=BINS
             )
-        self._update_channels(array)
-        self.elements += array.size
+        self._update_channels("absmax", "mean", summary.channels)
+        self._update_channels("last_absmax", "last_mean", summary.last)
         self.samples += 1
 
     def _widen(self, magnitude: float) -> None:
@@ -80,29 +111,18 @@ class TensorStatistics:
             self.counts[BINS // 4 : BINS // 4 + BINS // 2] = inner
             self.half_width *= 2
 
-    def _update_channels(self, array: Array) -> None:
-        for axis, largest, mean in ((1, "absmax", "mean"), (-1, "last_absmax", "last_mean")):
-            if array.ndim < 2 or (axis == 1 and array.ndim < 3):
-                continue
-            if array.shape[axis] > MAX_CHANNELS:
-                continue
-            moved = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
-            extremes = np.maximum(moved.max(axis=0), -moved.min(axis=0))
-            means = moved.mean(axis=0, dtype=np.float64)
-            old = getattr(self, largest)
-            if self.samples == 0:
-                setattr(self, largest, extremes)
-                setattr(self, mean, means)
-            elif old is not None and old.shape == extremes.shape:
-                setattr(self, largest, np.maximum(old, extremes))
-                setattr(
-                    self,
-                    mean,
-                    getattr(self, mean) + (means - getattr(self, mean)) / (self.samples + 1),
-                )
-            else:
-                setattr(self, largest, None)
-                setattr(self, mean, None)
+    def _update_channels(self, largest: str, mean: str, now: tuple[Array, Array] | None) -> None:
+        old = getattr(self, largest)
+        if now is not None and self.samples == 0:
+            setattr(self, largest, now[0])
+            setattr(self, mean, now[1])
+        elif now is not None and old is not None and old.shape == now[0].shape:
+            setattr(self, largest, np.maximum(old, now[0]))
+            before = getattr(self, mean)
+            setattr(self, mean, before + (now[1] - before) / (self.samples + 1))
+        else:
+            setattr(self, largest, None)
+            setattr(self, mean, None)
 
     def centers(self) -> Array:
         """The middle of every histogram bin, (BINS,) float64."""
@@ -112,9 +132,7 @@ class TensorStatistics:
     def arrays(self) -> dict[str, Array]:
         """As arrays, for the evidence store."""
         result: dict[str, Array] = {
-            "scalars": np.array(
-                [self.low, self.high, self.half_width, self.elements, self.samples], np.float64
-            ),
+            "scalars": np.array([self.low, self.high, self.half_width, self.samples], np.float64),
             "counts": self.counts,
         }
         for name in ("absmax", "last_absmax", "mean", "last_mean"):
@@ -125,7 +143,7 @@ class TensorStatistics:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> TensorStatistics:
-        low, high, half_width, elements, samples = (float(x) for x in arrays["scalars"])
+        low, high, half_width, samples = (float(x) for x in arrays["scalars"])
         return cls(
             low,
             high,
@@ -135,7 +153,6 @@ class TensorStatistics:
             arrays.get("last_absmax"),
             arrays.get("mean"),
             arrays.get("last_mean"),
-            int(elements),
             int(samples),
         )
 
@@ -158,6 +175,129 @@ def unpack(arrays: Mapping[str, Array]) -> dict[str, TensorStatistics]:
     return result
 
 
+def collect(
+    model: ir.Model,
+    samples: Iterable[Mapping[str, Array]],
+    shapes: Mapping[str, tuple[int, ...]],
+    names: Sequence[str],
+    *,
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, TensorStatistics]:
+    """Statistics of the named values over the samples, in one pass.
+
+    The tensors are summarised by nodes added to the graph, so that memory is that of an ordinary
+    run and a summary, whatever the size of the network and the number of samples.
+
+    Args:
+        model: the float model.
+        shapes: of each named value for a typical sample; ranks must not vary, sizes may.
+        names: values to observe; graph inputs are allowed.
+        advance: called after every sample, for progress.
+
+    Raises:
+        UsageError: NaN or infinity appeared, naming the value.
+    """
+    inputs = {str(v.name) for v in model.graph.inputs}
+    inside = [name for name in names if name not in inputs]
+    result = {name: TensorStatistics() for name in names}
+    runner = None
+    if inside:
+        runner = Runner(instrumented(model, {n: shapes[n] for n in inside}), frugal=True)
+    for sample in samples:
+        found = {n: summarise(sample[n]) for n in names if n in inputs and sample[n].size}
+        if runner is not None:
+            found.update(read_summaries(runner(sample), inside))
+        for name, summary in found.items():
+            try:
+                result[name].update(summary)
+            except UsageError as error:
+                raise UsageError(f"{error} (value {name})") from None
+        advance()
+    return result
+
+
+def instrumented(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> ir.Model:
+    """A copy of the model whose outputs are summaries of the named values, not the values.
+
+    Given:   v = Conv(...)                                              shape (N, C, H, W)
+    Result:  v/min1, v/max1, v/mean1 = Reduce...(v, axes = (0, 2, 3)),
+             v/sample = Slice(Reshape(v, [-1]), step)
+    """
+    clone = model.clone()
+    graph = clone.graph
+    values = {str(v.name): v for node in graph for v in node.outputs}
+    graph.outputs.clear()
+    added: list[ir.Node] = []
+
+    def constant_of(name: str, numbers: Sequence[int]) -> ir.Value:
+        return new_initializer(graph, name, np.array(numbers, np.int64))
+
+    def output(node: ir.Node, name: str) -> None:
+        node.outputs[0].name = name
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        added.append(node)
+        graph.outputs.append(node.outputs[0])
+
+    everything = constant_of("summary.flat", [-1])
+    start, end = constant_of("summary.start", [0]), constant_of("summary.end", [2**62])
+    axis_zero = constant_of("summary.axis", [0])
+    for name, shape in shapes.items():
+        value = values[name]
+        added.clear()
+        for label, kept in _kept_axes(shape):
+            axes = constant_of(
+                f"{name}/{label}/axes", [i for i in range(len(shape)) if i != kept % len(shape)]
+            )
+            for kind, operator in (
+                ("min", "ReduceMin"),
+                ("max", "ReduceMax"),
+                ("mean", "ReduceMean"),
+            ):
+                node = ir.node(operator, [value, axes], {"keepdims": 0})
+                output(node, f"{name}/{label}/{kind}")
+        step = (int(np.prod(shape)) // HISTOGRAM_SAMPLES) | 1
+        flat = ir.node("Reshape", [value, everything])
+        flat.outputs[0].name = f"{name}/flat"
+        added.append(flat)
+        steps = constant_of(f"{name}/step", [step])
+        output(ir.node("Slice", [flat.outputs[0], start, end, axis_zero, steps]), f"{name}/sample")
+        producer = value.producer()
+        assert producer is not None
+        # right behind the value, which can then be freed as early as in an ordinary run
+        graph.insert_after(producer, tuple(added))
+    RemoveUnusedNodesPass()(clone)
+    return clone
+
+
+def _kept_axes(shape: Sequence[int]) -> list[tuple[str, int]]:
+    """Which axes are told apart: channels of rank 3 and more, the last axis of rank 2 and 3."""
+    kept = [("channels", 1)] if len(shape) >= 3 else []
+    if len(shape) in (2, 3):
+        kept.append(("last", -1))
+    return [(label, axis) for label, axis in kept if shape[axis] <= MAX_CHANNELS]
+
+
+def read_summaries(outputs: Mapping[str, Array], names: Sequence[str]) -> dict[str, Summary]:
+    """The summaries in the outputs of an instrumented model; empty tensors are left out."""
+    result = {}
+    for name in names:
+        sample = outputs[f"{name}/sample"]
+        if sample.size == 0:
+            continue
+        low, high = float(sample.min()), float(sample.max())
+        axes: dict[str, tuple[Array, Array]] = {}
+        for label in ("channels", "last"):
+            if f"{name}/{label}/min" in outputs:
+                smallest, largest = outputs[f"{name}/{label}/min"], outputs[f"{name}/{label}/max"]
+                low, high = min(low, float(smallest.min())), max(high, float(largest.max()))
+                mean = outputs[f"{name}/{label}/mean"].astype(np.float64)
+                # a mean shows NaN that a maximum may pass over
+                low = low if np.isfinite(mean).all() else float("nan")
+                axes[label] = np.maximum(np.abs(smallest), np.abs(largest)), mean
+        result[name] = Summary(low, high, sample, axes.get("channels"), axes.get("last"))
+    return result
+
+
 def chunks(sizes: Mapping[str, int], limit: int = CHUNK_BYTES) -> Iterator[list[str]]:
     """Groups of names whose values together stay below `limit` bytes (or stand alone)."""
     group: list[str] = []
@@ -170,44 +310,3 @@ def chunks(sizes: Mapping[str, int], limit: int = CHUNK_BYTES) -> Iterator[list[
         total += size
     if group:
         yield group
-
-
-def collect(
-    model: ir.Model,
-    samples: Iterable[Mapping[str, Array]],
-    names: Sequence[str],
-    sizes: Mapping[str, int],
-    *,
-    advance: object = None,
-) -> dict[str, TensorStatistics]:
-    """Statistics of the named values over the samples; memory bounded by `CHUNK_BYTES` of values.
-
-    Args:
-        model: the float model.
-        samples: re-iterable; one pass per chunk.
-        names: values to observe; graph inputs are allowed.
-        sizes: bytes of each value for a typical sample; missing ones count as 1 MB.
-        advance: called with no argument after every sample, for progress.
-
-    Raises:
-        UsageError: NaN or infinity appeared, naming the value.
-    """
-    inputs = {str(v.name) for v in model.graph.inputs}
-    result = {name: TensorStatistics() for name in names}
-    wanted = {name: sizes.get(name, 2**20) for name in names if name not in inputs}
-    first = True
-    for group in chunks(wanted) if wanted else [[]]:
-        runner = Runner(with_outputs(model, group)) if group else None
-        for sample in samples:
-            arrays = dict(runner(sample)) if runner is not None else {}
-            if first:
-                arrays.update({k: v for k, v in sample.items() if k in result})
-            for name, array in arrays.items():
-                try:
-                    result[name].update(np.asarray(array))
-                except UsageError as error:
-                    raise UsageError(f"{error} (value {name})") from None
-            if callable(advance):
-                advance()
-        first = False
-    return result

@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 
 SEGMENTS = 8
-KEPT_BYTES = 128 * 2**20
+KEPT_BYTES = 64 * 2**20
 """The most that kept values of one segment may take, over all samples."""
 
 
@@ -39,7 +39,7 @@ class Tail:
         graph.opset_imports.update(self._model.opset_imports)
         model = ir.Model(graph, ir_version=self._model.ir_version)
         change(model)
-        runner = Runner(model)
+        runner = Runner(model, frugal=True)
         return [runner({name: f[name] for name in runner.inputs}) for f in self._feeds]
 
 
@@ -90,7 +90,7 @@ class Downstream:
         ]
         given = {str(v.name) for v in self._model.graph.inputs}
         computed = [name for name in inputs if name not in given]
-        runner = Runner(with_outputs(self._model, computed)) if computed else None
+        runner = Runner(with_outputs(self._model, computed), frugal=True) if computed else None
         feeds: list[Feeds] = []
         size = 0
         for sample in self._samples:

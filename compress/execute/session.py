@@ -51,8 +51,12 @@ def detached(model: ir.Model) -> tuple[bytes, dict[str, Array]]:
     """
     clone = model.clone()
     weights: dict[str, Array] = {}
-    for name, value in clone.graph.initializers.items():
+    for name, value in list(clone.graph.initializers.items()):
         tensor = value.const_value
+        if not value.uses() and not value.is_graph_output():
+            # onnxruntime drops what nobody reads, and then misses what it is given for it
+            del clone.graph.initializers[name]
+            continue
         if tensor is None or tensor.nbytes < SHARED_BYTES or tensor.dtype in SUB_BYTE_TYPES:
             continue
         weights[name] = np.ascontiguousarray(tensor.numpy())
@@ -96,10 +100,26 @@ class Runner:
         *,
         threads: int = 1,
         profile_prefix: str | None = None,
+        frugal: bool = False,
     ) -> None:
+        """Opens a session.
+
+        Args:
+            model: a Model, a serialised one, or a file.
+            threads: of the runtime, within an operator.
+            profile_prefix: where to write a profile, if at all.
+            frugal: run operators as soon as they can free memory, and keep none between runs;
+                slower, and never used for measuring.
+
+        Raises:
+            DeviceError: onnxruntime refuses the model.
+        """
         import onnxruntime as ort
 
         options = session_options(threads=threads, profile_prefix=profile_prefix)
+        if frugal:
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+            options.enable_cpu_mem_arena = False
         source: bytes | str
         # onnxruntime reads shared weights where they lie, for as long as they are held here
         self._shared: dict[str, ort.OrtValue] = {}

@@ -1,4 +1,4 @@
-"""What techniques and the selector speak about: weighted operators with the neighbours that fuse."""
+"""What techniques and the selector speak about: operators with the neighbours that fuse."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Layer:
         return self.weight.const_value.nbytes if self.weight and self.weight.const_value else 0
 
     def macs(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        """Multiply-accumulates of one inference at these value shapes; 0 for unweighted operators."""
+        """Multiply-accumulates of one inference at these value shapes; 0 without weights."""
         out = shapes.get(str(self.output.name)) or shapes.get(str(self.node.outputs[0].name))
         if out is None or self.weight is None or self.weight.shape is None:
             return 0
@@ -127,9 +127,9 @@ def _bias_after(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
         array = constant(value)
         ndim = rank(node.outputs[0])
         fits = array is not None and weight is not None and array.shape[-1:] == weight.shape[-1:]
-        if fits and array is not None and array.size == array.shape[-1]:
-            if ndim is not None and array.ndim <= ndim:
-                return reader, value
+        vector = fits and array is not None and array.size == array.shape[-1]
+        if vector and array is not None and ndim is not None and array.ndim <= ndim:
+            return reader, value
     return None
 
 

@@ -1,4 +1,4 @@
-"""Small questions about a graph that every pass asks, and the two edits that every rewrite needs."""
+"""Small questions about a graph that every pass asks, and the edits that every rewrite needs."""
 
 from __future__ import annotations
 

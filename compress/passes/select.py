@@ -7,6 +7,8 @@ import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
 from typing import Any
 
 from compress.errors import DeviceError
@@ -15,6 +17,36 @@ from compress.passes.base import Boundary, Option
 FRONTIER_POINTS = 20
 TIME_LIMIT_S = 20.0
 """Per solve; the instances seen take milliseconds, so this is a bound on the unexpected."""
+
+WEIGHTS: Mapping[str, Mapping[str, float]] = {
+    "latency": {"latency": 1e6, "distortion": 0.1, "size": 1e-3},
+    "distortion": {"distortion": 1e6},
+    "size": {"size": 1e6},
+}
+"""Objectives, as shares of the largest value. The small weights break ties: they are far above the
+solver's tolerances and outweigh less than a millionth of the latency."""
+
+TOLERANCES = {
+    "gapRel": 0.0,
+    "gapAbs": 0.0,
+    "primal_feasibility_tolerance": 1e-9,
+    "dual_feasibility_tolerance": 1e-9,
+}
+"""HiGHS's options: what it calls optimal has to be so for figures of very different size."""
+
+MOST_REPAIRS = 50
+"""How many choices that exceed a limit by less than the solver's tolerance are ruled out."""
+
+ROUNDING = 1 + 1e-12
+"""By how much sums of the same figures in another order may differ."""
+
+LIMIT_ROW = 1e3
+"""Right-hand side of a limit's row. HiGHS forgives violations of 1e-6: a billionth of the limit.
+(A smaller tolerance instead made it miss optima.)"""
+
+WRONG_PRESOLVE = frozenset({"1.14.0"})
+"""Versions of HiGHS whose presolve returns choices that are not optimal as if they were (HiGHS
+issue 3043, fixed in 1.15.0): there it is left out, and solving takes twice as long."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +76,8 @@ class Selection:
     Attributes:
         chosen: indices into the problem's options.
         latency_us, bytes, distortion: predicted totals, from `evaluate_choice`.
-        bound_us: proven lower bound of the latency under the same limits.
+        bound_us: proven lower bound of the latency under the same limits (for the objectives
+            "distortion" and "size": among the choices that are best in them).
         status: "optimal", "feasible" (time ran out) or "infeasible".
         seconds: spent solving.
     """
@@ -104,27 +137,52 @@ def select(
 ) -> Selection:
     """The exact best choice under the limits, by integer programming (pulp, HiGHS).
 
-    Variables: one binary per option; per value three continuous ones that the constraints force to
-    0 or 1: a Quantize is needed if somebody reads uint8 that nobody writes, a Dequantize likewise,
-    and the value is rounded if anybody touches it as uint8.
-
     Args:
-        objective: what is minimised: "latency", "distortion" or "size". Ties are broken by a small
-            weight on the other two, so that equal models are told apart the same way every time.
+        objective: what is minimised: "latency", "distortion" or "size". Among choices that are
+            best in distortion or size, the fastest is taken; equally fast ones are told apart by
+            distortion and size, so that the same problem gives the same choice every time.
 
     Raises:
         DeviceError: the solver itself failed.
     """
+    if objective == "latency":
+        return _solve(problem, objective, max_distortion, max_latency_us, max_bytes)
+    first = _solve(problem, objective, max_distortion, max_latency_us, max_bytes)
+    if first.status != "optimal":
+        return first
+    if objective == "distortion":
+        max_distortion = first.distortion
+    else:
+        max_bytes = first.bytes
+    second = _solve(problem, "latency", max_distortion, max_latency_us, max_bytes)
+    found = second if second.chosen or first.status == second.status else first
+    return dataclasses.replace(found, seconds=first.seconds + second.seconds)
+
+
+def _solve(
+    problem: Problem,
+    objective: str,
+    max_distortion: float,
+    max_latency_us: float,
+    max_bytes: float,
+) -> Selection:
+    """One integer program.
+
+    Variables: one binary per option; per value three continuous ones that the constraints force to
+    0 or 1: a Quantize is needed if somebody reads uint8 that nobody writes, a Dequantize likewise,
+    and the value is rounded if anybody touches it as uint8.
+    """
     import pulp
 
     started = time.perf_counter()
+    options = problem.options
     model = pulp.LpProblem("selection", pulp.LpMinimize)
-    picks = [pulp.LpVariable(f"x{i}", cat="Binary") for i in range(len(problem.options))]
+    picks = [pulp.LpVariable(f"x{i}", cat="Binary") for i in range(len(options))]
     by_layer: dict[str, list[int]] = {}
     readers_u8: dict[str, list[int]] = {}
     readers_float: dict[str, list[int]] = {}
     writers: dict[str, list[int]] = {}
-    for index, option in enumerate(problem.options):
+    for index, option in enumerate(options):
         for layer in option.layers:
             by_layer.setdefault(layer, []).append(index)
         for name in option.reads_uint8:
@@ -133,63 +191,67 @@ def select(
             readers_float.setdefault(name, []).append(index)
         for name in option.writes_uint8:
             writers.setdefault(name, []).append(index)
-    for indices in by_layer.values():
+    for layer, indices in by_layer.items():
         model += pulp.lpSum(picks[i] for i in indices) == 1, f"cover_{len(model.constraints)}"
-    boundary_terms = []
-    rounded_terms: list[tuple[float, Any]] = []
+    latency = [(o.latency_us, x) for o, x in zip(options, picks, strict=True)]
+    distortion = [(o.distortion, x) for o, x in zip(options, picks, strict=True)]
+    size = [(float(o.bytes), x) for o, x in zip(options, picks, strict=True)]
     for number, (name, boundary) in enumerate(problem.boundaries.items()):
         written = pulp.lpSum(picks[i] for i in writers.get(name, []))
         if readers_u8.get(name) and boundary.quantize_us > 0:
             quantize = pulp.LpVariable(f"q{number}", 0, 1)
             for i in readers_u8[name]:
                 model += quantize >= picks[i] - written
-            boundary_terms.append(boundary.quantize_us * quantize)
+            latency.append((boundary.quantize_us, quantize))
         if writers.get(name) and boundary.dequantize_us > 0:
             dequantize = pulp.LpVariable(f"d{number}", 0, 1)
             if boundary.is_output:
                 model += dequantize >= written
             for i in readers_float.get(name, []):
                 model += dequantize >= picks[i] + written - 1
-            boundary_terms.append(boundary.dequantize_us * dequantize)
+            latency.append((boundary.dequantize_us, dequantize))
         touching = {*readers_u8.get(name, []), *writers.get(name, [])}
         if touching and boundary.distortion > 0:
             rounded = pulp.LpVariable(f"r{number}", 0, 1)
             for i in sorted(touching):
                 model += rounded >= picks[i]
-            rounded_terms.append((boundary.distortion, rounded))
-    options = problem.options
-    latency = (
-        pulp.lpSum(o.latency_us * x for o, x in zip(options, picks, strict=True))
-        + pulp.lpSum(boundary_terms)
-        + problem.fixed_us
+            distortion.append((boundary.distortion, rounded))
+    terms = {"latency": latency, "distortion": distortion, "size": size}
+    limits = {
+        "latency": max_latency_us - problem.fixed_us,
+        "distortion": max_distortion,
+        "size": max_bytes - problem.fixed_bytes,
+    }
+    for what, limit in limits.items():
+        _limit(model, terms[what], limit)
+    model += sum(
+        (weight * _share(terms[what]) for what, weight in WEIGHTS[objective].items()),
+        start=pulp.LpAffineExpression(),
     )
-    # distortions span many orders of magnitude: scaled so that the limit is 1 (or the total is)
-    total = sum(o.distortion for o in options) + sum(d for d, _ in rounded_terms)
-    unit = max_distortion if 0 < max_distortion < math.inf else max(total, 1e-30)
-    distortion = pulp.lpSum(
-        (o.distortion / unit) * x for o, x in zip(options, picks, strict=True)
-    ) + pulp.lpSum((d / unit) * variable for d, variable in rounded_terms)
-    size = pulp.lpSum((o.bytes / 2**20) * x for o, x in zip(options, picks, strict=True))
-    if max_distortion < math.inf:
-        model += distortion <= max_distortion / unit
-    if max_latency_us < math.inf:
-        model += latency <= max_latency_us
-    if max_bytes < math.inf:
-        model += size <= (max_bytes - problem.fixed_bytes) / 2**20
-    goals = {"latency": latency, "distortion": distortion, "size": size}
-    ties = 1e-6 * (latency / 1000 + distortion + size)
-    model += goals[objective] + ties
-    solver = pulp.HiGHS(msg=False, timeLimit=TIME_LIMIT_S, threads=1, gapRel=0.0)
-    try:
-        model.solve(solver)
-    except Exception as error:
-        raise DeviceError(f"the integer programming solver failed: {error}") from error
+    presolve = {"presolve": "off"} if version("highspy") in WRONG_PRESOLVE else {}
+    solver = pulp.HiGHS(msg=False, timeLimit=TIME_LIMIT_S, threads=1, **TOLERANCES, **presolve)
+    for _ in range(MOST_REPAIRS):
+        try:
+            model.solve(solver)
+        except Exception as error:
+            raise DeviceError(f"the integer programming solver failed: {error}") from error
+        chosen = tuple(
+            i for i, x in enumerate(picks) if x.varValue is not None and x.varValue > 0.5
+        )
+        covered_once = sum(len(options[i].layers) for i in chosen) == len(by_layer)
+        if model.status != pulp.LpStatusOptimal and not (chosen and covered_once):
+            seconds = time.perf_counter() - started
+            return Selection((), math.inf, 0, math.inf, math.inf, "infeasible", seconds)
+        latency_us, total_bytes, total_distortion = evaluate_choice(problem, chosen)
+        if (
+            latency_us <= max_latency_us * ROUNDING
+            and total_bytes <= max_bytes
+            and total_distortion <= max_distortion * ROUNDING
+        ):
+            break
+        # the solver takes 0.999999 for one: what exceeds a limit by a millionth is ruled out
+        model += pulp.lpSum(picks[i] for i in chosen) <= len(chosen) - 1
     seconds = time.perf_counter() - started
-    chosen = tuple(i for i, x in enumerate(picks) if x.varValue is not None and x.varValue > 0.5)
-    covered_once = sum(len(options[i].layers) for i in chosen) == len(by_layer)
-    if model.status != pulp.LpStatusOptimal and not (chosen and covered_once):
-        return Selection((), math.inf, 0, math.inf, math.inf, "infeasible", seconds)
-    latency_us, total_bytes, total_distortion = evaluate_choice(problem, chosen)
     proven = model.status == pulp.LpStatusOptimal and model.sol_status == pulp.LpSolutionOptimal
     bound = latency_us if proven and objective == "latency" else problem.fixed_us
     return Selection(
@@ -201,6 +263,34 @@ def select(
         "optimal" if proven else "feasible",
         seconds,
     )
+
+
+def _limit(model: Any, terms: Sequence[tuple[float, Any]], limit: float) -> None:
+    """Keeps the sum of coefficient x variable within `limit`.
+
+    Figures span many orders of magnitude, and solvers forgive small violations: terms that exceed
+    the limit alone are ruled out first, and the row is scaled to the limit.
+    """
+    import pulp
+
+    if limit == math.inf:
+        return
+    fitting = []
+    for coefficient, variable in terms:
+        if coefficient > max(limit, 0.0) * ROUNDING:
+            model += variable <= 0
+        else:
+            fitting.append((coefficient, variable))
+    unit = (limit if limit > 0 else 1.0) / LIMIT_ROW
+    model += pulp.lpSum((c / unit) * v for c, v in fitting) <= limit / unit
+
+
+def _share(terms: Sequence[tuple[float, Any]]) -> Any:
+    """The sum of coefficient x variable as a share of what it is if all variables are one."""
+    import pulp
+
+    total = sum(coefficient for coefficient, _ in terms)
+    return pulp.lpSum((c / total) * v for c, v in terms if c > 0) if total > 0 else pulp.lpSum([])
 
 
 def frontier(

@@ -15,7 +15,7 @@ from compress.evidence.synthetic import synthesise
 from compress.progress import Progress
 from compress.stages.subject import Subject
 
-MAX_SAMPLES = 128
+MAX_SAMPLES = 64
 """Calibration samples that are used; more are thinned out evenly."""
 
 REFERENCE_SAMPLES = 8
@@ -47,7 +47,7 @@ class Calibration:
     description: str
     typical: Feeds
     reference: tuple[Feeds, ...]
-    fidelity: tuple[Feeds, ...]
+    fidelity: CalibrationData
 
 
 def open_samples(
@@ -85,7 +85,7 @@ def open_samples(
         description=description,
         typical=_typical(data),
         reference=reference,
-        fidelity=tuple(data.take(FIDELITY_SAMPLES, seed)),
+        fidelity=data.take(FIDELITY_SAMPLES, seed),
     )
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from compress.evidence.statistics import TensorStatistics, collect, pack, unpack
 from compress.evidence.store import EvidenceStore
-from compress.execute.session import value_shapes
+from compress.execute.session import Feeds, value_shapes
 from compress.graph.identity import model_hash
 from compress.graph.layers import Layer, find_layers
 from compress.passes.base import Option
@@ -23,6 +23,11 @@ from compress.stages.calibration import Calibration
 from compress.stages.subject import Subject
 
 SHAPE_VALUES_AT_ONCE = 48
+
+PROBE_MACS = 4e9
+"""Multiply-accumulates that one probe may cost; about a tenth of a second."""
+
+FEWEST_SAMPLES = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,10 +62,14 @@ def gather(
     workers: int,
 ) -> Evidence:
     """Observes, measures and probes; everything is found again by content in a later run."""
+    layers = tuple(find_layers(subject.model))
+    shapes = value_shapes_of(subject.model, calibration, layers)
+    samples = _affordable(calibration, layers, shapes)
     reference = Reference.of(
-        subject.model, calibration.reference, store.key("reference", calibration.data.fingerprint)
+        subject.model,
+        samples,
+        store.key("reference", calibration.data.fingerprint, len(samples)),
     )
-    shapes = value_shapes_of(subject.model, calibration, find_layers(subject.model))
 
     def observe(model: ir.Model, key: str) -> Quantize:
         return Quantize(
@@ -75,7 +84,6 @@ def gather(
         )
 
     technique = observe(subject.model, subject.key)
-    layers = tuple(find_layers(subject.model))
     with progress.step("measuring layers on this machine", len(layers)) as advance:
         technique.measure(advance)
     technique, scores = _settled(technique, progress)
@@ -91,6 +99,18 @@ def gather(
     return Evidence(
         layers, shapes, technique, Problem(proposal.options, proposal.boundaries), scores
     )
+
+
+def _affordable(
+    calibration: Calibration, layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Feeds, ...]:
+    """Fewer reference samples for large networks: each probe runs all of them.
+
+    Counted in multiply-accumulates and not in seconds, so that a resumed run takes the same ones.
+    """
+    work = sum(layer.macs(shapes) for layer in layers)
+    count = int(np.clip(PROBE_MACS / max(work, 1), FEWEST_SAMPLES, len(calibration.reference)))
+    return calibration.reference[:: max(1, len(calibration.reference) // count)][:count]
 
 
 def _settled(technique: Quantize, progress: Progress) -> tuple[Quantize, dict[str, float]]:
@@ -161,8 +181,7 @@ def _statistics(
     known = store.get_arrays(key)
     if known is not None:
         return unpack(known)
-    sizes = {name: 4 * int(np.prod(shapes[name])) for name in names if name in shapes}
-    with progress.step("observing activations", None) as advance:
-        statistics = collect(model, calibration.data, names, sizes, advance=advance)
+    with progress.step("observing activations", len(calibration.data)) as advance:
+        statistics = collect(model, calibration.data, shapes, names, advance=advance)
     store.put_arrays(key, pack(statistics))
     return statistics

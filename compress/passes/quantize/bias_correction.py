@@ -112,7 +112,7 @@ def mean_errors(
 
 
 def _means(model: ir.Model, axes: Mapping[str, int], samples: Sequence[Feeds]) -> dict[str, Array]:
-    runner = Runner(with_outputs(model, axes))
+    runner = Runner(with_outputs(model, axes), frugal=True)
     totals: dict[str, Array] = {}
     for sample in samples:
         for name, array in runner(sample).items():

@@ -45,7 +45,7 @@ class Reference:
     @classmethod
     def of(cls, model: ir.Model, samples: Sequence[Feeds], fingerprint: str) -> Reference:
         """Runs the float model on the samples."""
-        runner = Runner(model)
+        runner = Runner(model, frugal=True)
         outputs = tuple(runner(sample) for sample in samples)
         return cls(tuple(samples), outputs, output_kinds(model), fingerprint)
 
@@ -59,7 +59,7 @@ class Reference:
     def compare(self, model: ir.Model) -> Fidelity:
         """How far `model` is from the float model on the samples."""
         comparison = Comparison(self.kinds)
-        runner = Runner(model)
+        runner = Runner(model, frugal=True)
         for feeds, expected in zip(self.samples, self.outputs, strict=True):
             comparison.add(expected, runner(feeds))
         return comparison.result()
