@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
-from typing import Any
 
 from compress.errors import DeviceError
 from compress.passes.base import Boundary, Option
@@ -191,7 +190,7 @@ def _solve(
             readers_float.setdefault(name, []).append(index)
         for name in option.writes_uint8:
             writers.setdefault(name, []).append(index)
-    for layer, indices in by_layer.items():
+    for indices in by_layer.values():
         model += pulp.lpSum(picks[i] for i in indices) == 1, f"cover_{len(model.constraints)}"
     latency = [(o.latency_us, x) for o, x in zip(options, picks, strict=True)]
     distortion = [(o.distortion, x) for o, x in zip(options, picks, strict=True)]
