@@ -65,6 +65,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[torch,dev]'
 	@touch $@ $(VENV)/.core
 
-$(VENV)/.bench: $(VENV)/.dev benchmarks/requirements.txt
+$(VENV)/.bench: $(VENV)/.dev benchmarks/requirements.txt benchmarks/peers/requirements.txt
 	$(PIP) --requirement benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks.peers.interpreter
 	@touch $@
