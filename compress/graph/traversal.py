@@ -29,11 +29,17 @@ def is_constant(value: ir.Value | None) -> bool:
 
 
 def sole_consumer(value: ir.Value) -> ir.Node | None:
-    """The only node that reads `value`, if there is exactly one and it is not a graph output."""
+    """The only node that reads `value`, if there is exactly one and it is not a graph output.
+
+    None as well if that node stands in a subgraph: it may never run, or more than once.
+    """
     if value.is_graph_output():
         return None
     consumers = {id(usage.node): usage.node for usage in value.uses()}
-    return next(iter(consumers.values())) if len(consumers) == 1 else None
+    reader = next(iter(consumers.values())) if len(consumers) == 1 else None
+    producer = value.producer()
+    inside = reader is not None and producer is not None and reader.graph is not producer.graph
+    return None if inside else reader
 
 
 def consumers(value: ir.Value) -> list[ir.Node]:

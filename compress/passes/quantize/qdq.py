@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ from compress.passes.quantize.scales import (
     quantize_bias,
     quantize_blocks,
     quantize_symmetric,
+    smallest_scales,
 )
 
 Array = npt.NDArray[Any]
@@ -104,7 +106,12 @@ class _Writer:
             for layer in layers
             for value in (*layer.inputs, layer.node.outputs[0], layer.output)
         }
+        self.taken = _names(graph)
         self.scales: dict[int, AffineScale] = {}
+        self.parameters: dict[int, tuple[ir.Value, ir.Value]] = {}
+        """Scale and zero point of a value."""
+        self.constants: dict[tuple[str, str], ir.Value] = {}
+        """What weights became, by name and content: layers that shared one share it still."""
         self.quantized: dict[int, ir.Value] = {}
         self.dequantized: dict[int, ir.Value] = {}
         self.current: dict[int, ir.Value] = {}
@@ -120,16 +127,28 @@ class _Writer:
 
     # --- activations -----------------------------------------------------------------------------
 
-    def _scale_values(self, name: str, scale: AffineScale) -> tuple[ir.Value, ir.Value]:
-        existing = self.graph.initializers.get(f"{name}.scale")
-        if existing is not None:
-            return existing, self.graph.initializers[f"{name}.zero_point"]
-        return (
-            new_initializer(self.graph, f"{name}.scale", np.asarray(scale.scale, np.float32)),
-            new_initializer(
-                self.graph, f"{name}.zero_point", np.asarray(scale.zero_point, np.uint8)
-            ),
-        )
+    def _unique(self, name: str) -> str:
+        """`name`, numbered if the model already uses it."""
+        unique, number = name, 1
+        while unique in self.taken:
+            unique, number = f"{name}_{number}", number + 1
+        self.taken.add(unique)
+        return unique
+
+    def _constant(self, name: str, array: Array) -> ir.Value:
+        key = (name, hashlib.sha256(np.ascontiguousarray(array).data).hexdigest())
+        if key not in self.constants:
+            self.constants[key] = new_initializer(self.graph, self._unique(name), array)
+        return self.constants[key]
+
+    def _scale_values(self, meaning: ir.Value) -> tuple[ir.Value, ir.Value]:
+        if id(meaning) not in self.parameters:
+            name, scale = self.names[id(meaning)], self.scales[id(meaning)]
+            self.parameters[id(meaning)] = (
+                self._constant(f"{name}.scale", np.asarray(scale.scale, np.float32)),
+                self._constant(f"{name}.zero_point", np.asarray(scale.zero_point, np.uint8)),
+            )
+        return self.parameters[id(meaning)]
 
     def _pair(
         self, meaning: ir.Value, value: ir.Value, scale: AffineScale
@@ -139,19 +158,24 @@ class _Writer:
         `meaning` is the value of the float graph that they stand for.
         """
         name = self.names[id(meaning)]
-        parameters = self._scale_values(name, scale)
-        quantize = ir.node("QuantizeLinear", [value, *parameters], name=f"{name}.quantize")
+        self.scales[id(meaning)] = scale
+        parameters = self._scale_values(meaning)
+        quantize = ir.node(
+            "QuantizeLinear", [value, *parameters], name=self._unique(f"{name}.quantize")
+        )
         quantized = quantize.outputs[0]
-        quantized.name, quantized.shape = f"{name}.u8", value.shape
+        quantized.name, quantized.shape = self._unique(f"{name}.u8"), value.shape
         quantized.type = ir.TensorType(ir.DataType.UINT8)
         dequantize = ir.node(
-            "DequantizeLinear", [quantized, *parameters], name=f"{name}.dequantize"
+            "DequantizeLinear",
+            [quantized, *parameters],
+            name=self._unique(f"{name}.dequantize"),
         )
-        dequantize.outputs[0].name, dequantize.outputs[0].shape = f"{name}.dq", value.shape
-        dequantize.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-        self.scales[id(meaning)] = scale
+        dequantized = dequantize.outputs[0]
+        dequantized.name, dequantized.shape = self._unique(f"{name}.dq"), value.shape
+        dequantized.type = ir.TensorType(ir.DataType.FLOAT)
         self.quantized[id(meaning)] = quantized
-        self.dequantized[id(meaning)] = dequantize.outputs[0]
+        self.dequantized[id(meaning)] = dequantized
         return quantize, dequantize
 
     def quantize_for_readers(self, value: ir.Value) -> None:
@@ -188,12 +212,14 @@ class _Writer:
     ) -> ir.Value:
         zero = np.zeros(scales.shape, levels.dtype)
         inputs = [
-            new_initializer(self.graph, f"{name}.quantized", levels),
-            new_initializer(self.graph, f"{name}.scales", scales),
-            new_initializer(self.graph, f"{name}.zero_points", zero),
+            self._constant(f"{name}.quantized", levels),
+            self._constant(f"{name}.scales", scales),
+            self._constant(f"{name}.zero_points", zero),
         ]
-        node = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{name}.dequantize")
-        node.outputs[0].name = f"{name}.dq"
+        node = ir.node(
+            "DequantizeLinear", inputs, {"axis": axis}, name=self._unique(f"{name}.dequantize")
+        )
+        node.outputs[0].name = self._unique(f"{name}.dq")
         node.outputs[0].shape = ir.Shape(levels.shape)
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         self.graph.insert_before(before, node)
@@ -239,28 +265,35 @@ class _Writer:
         """Weight and bias of a static Conv or Gemm become int8 and int32."""
         node = layer.node
         axis = 0 if layer.op == "Conv" or attribute_int(node, "transB", 0) else 1
-        levels, scales = self._weight(layer, axis)
+        weight, bias = constant(layer.weight), constant(layer.bias)
+        assert weight is not None
         assert layer.weight is not None
+        scales = mse_channel_scales(weight, axis)
+        if bias is not None:
+            bias = np.broadcast_to(bias, scales.shape)
+            scales = np.maximum(scales, smallest_scales(bias, float(input_scale.scale)))
+        levels = quantize_symmetric(weight, scales, axis)
         dequantized = self._dequantized_constant(str(layer.weight.name), levels, scales, axis, node)
         node.replace_input_with(1, dequantized)
-        bias = constant(layer.bias)
         if bias is not None and layer.bias is not None:
             bias_scales = (scales.astype(np.float64) * float(input_scale.scale)).astype(np.float32)
             bias_scales = np.maximum(bias_scales, np.finfo(np.float32).tiny)
-            integers = quantize_bias(np.broadcast_to(bias, scales.shape), bias_scales)
+            integers = quantize_bias(bias, bias_scales)
             # the same bias vector may serve several layers, each in its own unit
             value = self._dequantized_constant(
                 f"{layer.name}.{layer.bias.name}", integers, bias_scales, 0, node
             )
             node.replace_input_with(2, value)
 
-    def _bias_operand(self, layer: Layer) -> ir.Value | None:
+    def _bias_operand(self, layer: Layer, columns: int) -> ir.Value | None:
+        """The bias as a vector of `columns` elements, if there is one."""
         bias = constant(layer.bias)
         if layer.bias is None or bias is None:
             return None
-        if bias.ndim == 1:
+        if bias.shape == (columns,):
             return layer.bias
-        return new_initializer(self.graph, f"{layer.bias.name}.flat", bias.reshape(-1))
+        flat = np.broadcast_to(bias.reshape(-1), (columns,))
+        return self._constant(f"{layer.bias.name}.flat", np.ascontiguousarray(flat))
 
     def _integer_matmul(self, layer: Layer, *, dynamic: bool) -> None:
         """MatMul or Gemm with int8 weights and float output, as onnxruntime's own operators.
@@ -274,9 +307,9 @@ class _Writer:
         levels = np.ascontiguousarray(levels.T) if transposed else levels
         assert layer.weight is not None
         name = str(layer.weight.name)
-        weight = new_initializer(self.graph, f"{name}.quantized", levels)
-        weight_scales = new_initializer(self.graph, f"{name}.scales", scales)
-        bias = self._bias_operand(layer)
+        weight = self._constant(f"{name}.quantized", levels)
+        weight_scales = self._constant(f"{name}.scales", scales)
+        bias = self._bias_operand(layer, levels.shape[1])
         value = layer.inputs[0]
         if dynamic:
             new = ir.node(
@@ -287,7 +320,7 @@ class _Writer:
             )
         else:
             source = self.quantized[id(value)]
-            scale, zero_point = self._scale_values(self.names[id(value)], self.scales[id(value)])
+            scale, zero_point = self._scale_values(value)
             new = ir.node(
                 "MatMulIntegerToFloat",
                 [source, weight, scale, weight_scales, zero_point, None, bias],
@@ -306,11 +339,11 @@ class _Writer:
         name = str(layer.weight.name)
         inputs = [
             layer.node.inputs[0],
-            new_initializer(self.graph, f"{name}.blocks", levels),
-            new_initializer(self.graph, f"{name}.scales", scales),
+            self._constant(f"{name}.blocks", levels),
+            self._constant(f"{name}.scales", scales),
             None,
             None,
-            self._bias_operand(layer),
+            self._bias_operand(layer, weight.shape[1]),
         ]
         attributes = {
             "K": weight.shape[0],
@@ -335,6 +368,14 @@ class _Writer:
         remove_dead([last])
         result.name = name
         self.current[id(old)] = result
+
+
+def _names(graph: ir.Graph) -> set[str]:
+    """Every name of a value or a node, those inside subgraphs included."""
+    nodes = list(graph.all_nodes())
+    values = [*graph.inputs, *graph.initializers.values()]
+    values += [v for node in nodes for v in (*node.inputs, *node.outputs) if v is not None]
+    return {str(node.name) for node in nodes} | {str(value.name) for value in values}
 
 
 def _drop_unused_weights(graph: ir.Graph) -> None:

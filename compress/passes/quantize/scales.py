@@ -62,6 +62,18 @@ def quantize_bias(bias: Array, scales: Array) -> npt.NDArray[np.int32]:
     )
 
 
+LARGEST_BIAS = 2.0**30
+"""Of an int32 sum, what its bias may take up."""
+
+
+def smallest_scales(bias: Array, input_scale: float) -> Array:
+    """The weight scales below which an int32 could not hold the bias.
+
+    Channels whose weights are (almost) zero, as batch norms leave them behind, still have biases.
+    """
+    return (np.abs(bias).astype(np.float64) / (input_scale * LARGEST_BIAS)).astype(np.float32)
+
+
 CLIP_RATIOS = np.linspace(0.6, 1.0, 17)
 
 
