@@ -69,7 +69,7 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
         kinds = ir.AttributeType
         match attribute.type if attribute.name.startswith("value") else None:
             case kinds.TENSOR:
-                return _view(attribute.as_tensor())
+                return _view(attribute.value)
             case kinds.INT | kinds.INTS:
                 return ir.tensor(np.asarray(attribute.value, dtype=np.int64))
             case kinds.FLOAT | kinds.FLOATS:

@@ -129,7 +129,7 @@ def _dim(dim: int | ir.SymbolicDim) -> str:
 def _attribute(attribute: ir.Attr) -> str:
     kind = attribute.type
     if kind == ir.AttributeType.TENSOR:
-        return _tensor(attribute.as_tensor())
+        return _tensor(attribute.value)
     if kind == ir.AttributeType.TENSORS:
         return "[" + ", ".join(_tensor(t) for t in attribute.as_tensors()) + "]"
     if kind in (ir.AttributeType.TYPE_PROTO, ir.AttributeType.TYPE_PROTOS):
@@ -152,7 +152,8 @@ def _scalar(value: object) -> str:
 
 def _tensor(tensor: ir.TensorProtocol) -> str:
     dims = ",".join(str(d) for d in tensor.shape)
-    return f"{_dtype(tensor.dtype)}[{dims}]{_content(tensor, True)}"
+    content = "" if tensor.dtype == ir.DataType.UNDEFINED else _content(tensor, True)
+    return f"{_dtype(tensor.dtype)}[{dims}]{content}"
 
 
 def _content(tensor: ir.TensorProtocol, hashed: bool) -> str:

@@ -27,7 +27,9 @@ _LIKE_THEIR_INPUT = frozenset(
 )
 """Operators without a rule in onnx whose output has the dtype and shape of their first input."""
 
+_OPAQUE = "opaque"
 _LONGEST_VECTOR = 64
+_FOLLOWED = ("Cast", "Concat", "Gather", "Size", "Slice", "Squeeze", "Unsqueeze")
 _INTEGERS = (ir.DataType.INT32, ir.DataType.INT64)
 
 
@@ -48,26 +50,61 @@ def infer_types(model: ir.Model) -> Types:
             node.ClearField("attribute")
     types = _run(proto, follow_values=False)
     if any(node.op_type == "Shape" for node in _nodes(proto.graph)):
-        _guard_arithmetic(proto, types)
+        _guard_values(proto, types)
         types = _run(proto, follow_values=True)
     return types
 
 
-def _guard_arithmetic(proto: onnx.ModelProto, types: Types) -> None:
+def _guard_values(proto: onnx.ModelProto, types: Types) -> None:
     """Let inference follow the values of short integer vectors only.
 
-    onnx follows the values of every Add, Sub and Mul of vectors, whatever their dtype, and counts
-    up to their length: gigabytes and minutes for a long signal. Div has the same types and shapes,
-    and is not followed.
+    Where it follows values at all, onnx counts up to the length of every vector it meets, whatever
+    the dtype: minutes and gigabytes for a long signal. So arithmetic on others becomes Div, which
+    has the same types and shapes and is not followed; other operators that would be followed
+    become opaque, with the output that was inferred without.
     """
-    for node in _nodes(proto.graph):
-        if node.domain == "" and node.op_type in ("Add", "Sub", "Mul"):
-            type_, dims = types.get(node.output[0], (None, None))
-            short = dims is not None and all(
-                isinstance(d, int) and d <= _LONGEST_VECTOR for d in dims
-            )
-            if type_ is None or type_.dtype not in _INTEGERS or not short or len(dims or ()) > 1:
-                node.op_type = "Div"
+    proto.opset_import.add(domain=_OPAQUE, version=1)
+    lengths: dict[str, Dims | None] = {name: dims for name, (_, dims) in types.items()}
+    for graph in _graphs(proto.graph):
+        lengths.update((v.name, _dims(v.type)) for v in graph.input)
+        lengths.update((t.name, list(t.dims)) for t in graph.initializer)
+    for graph in _graphs(proto.graph):
+        described = {info.name for info in graph.value_info}
+        for node in graph.node:
+            if node.domain != "":
+                continue
+            if node.op_type in ("Add", "Sub", "Mul"):
+                type_, _ = types.get(node.output[0], (None, None))
+                integers = type_ is not None and type_.dtype in _INTEGERS
+                if not integers or not _is_short(lengths.get(node.output[0])):
+                    node.op_type = "Div"
+            elif node.op_type in _FOLLOWED and not all(
+                _is_short(lengths.get(name)) or len(lengths.get(name) or ()) > 1
+                for name in node.input
+                if name
+            ):
+                node.domain = _OPAQUE
+                for name in node.output:
+                    if name in types and name not in described:
+                        info = graph.value_info.add(name=name)
+                        info.type.CopyFrom(_type_proto(*types[name]))
+
+
+def _is_short(dims: Dims | None) -> bool:
+    """Whether a scalar, or a vector too short to take time; a symbol of the user's is trusted."""
+    if dims is None or len(dims) > 1:
+        return False
+    return all(
+        d <= _LONGEST_VECTOR if isinstance(d, int) else d is not None and not d.startswith("unk__")
+        for d in dims
+    )
+
+
+def _type_proto(type_: ir.TypeProtocol, dims: Dims | None) -> onnx.TypeProto:
+    proto = ir.serde.serialize_type(type_)
+    if dims is not None:
+        ir.serde.serialize_shape_into(proto, ir.Shape(dims))
+    return proto
 
 
 def _run(proto: onnx.ModelProto, follow_values: bool) -> Types:

@@ -49,7 +49,7 @@ def validate(model: ir.Model) -> None:
     _check_ends(model)
     _check_opsets(model)
     _check_graphs(model)
-    _check_weights(model.graph)
+    _check_weights(model)
 
 
 def unknown_operators(model: ir.Model) -> list[ir.Node]:
@@ -235,15 +235,18 @@ def _is_defined(value: ir.Value, scopes: set[int]) -> bool:
     return (value.is_graph_input() or value.is_initializer()) and id(value.graph) in scopes
 
 
-def _check_weights(root: ir.Graph) -> None:
-    for graph in all_graphs(root):
+def _check_weights(model: ir.Model) -> None:
+    roots = [model.graph, *(function.graph for function in model.functions.values())]
+    for graph in (graph for root in roots for graph in all_graphs(root)):
         for value in graph.initializers.values():
             if value.const_value is not None:
                 _check_tensor(value, value.const_value)
         for node in graph:
-            attribute = node.attributes.get("value") if node.op_type == "Constant" else None
-            if attribute is not None and attribute.type == ir.AttributeType.TENSOR:
-                _check_tensor(node.outputs[0], attribute.as_tensor())
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    # `as_tensor` trips over what is to be found here.
+                    value = node.outputs[0] if node.outputs else ir.val(attribute.name)
+                    _check_tensor(value, attribute.value)
 
 
 def _check_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> None:
@@ -253,6 +256,8 @@ def _check_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> None:
         if usage.node.domain == "" and usage.idx in _WEIGHTED.get(usage.node.op_type, ())
     ]
     where = f" of {node_label(readers[0])}" if readers else ""
+    if tensor.dtype == ir.DataType.UNDEFINED:
+        raise ModelError(f"the tensor {shown(value.name)}{where} has no dtype")
     if readers and tensor.size == 0:
         raise ModelError(f"the weight {shown(value.name)}{where} is empty")
     try:

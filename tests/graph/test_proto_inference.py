@@ -31,13 +31,17 @@ def test_long_vectors_take_no_time(parse):
     # Followed value by value, one of these additions would take minutes and all memory.
     model = parse("""g (float[1] x, int64[1] i) => (float[?] y, int64[?] j) {
         s = Shape (x) a = ConstantOfShape (n) y = Add (x, a)
-        b = ConstantOfShape <value = int64[1] {1}> (n) j = Mul (b, i) }""",
-        n=np.array([1 << 40]))  # fmt: skip
+        b = ConstantOfShape <value = int64[1] {1}> (n) j = Mul (b, i)
+        c = Concat <axis = 0> (b, b) d = Cast <to = 1> (b) e = Unsqueeze (b, zero)
+        f = Squeeze (e, zero) g = Size (b) h = Gather (b, zero) }""",
+        n=np.array([1 << 40]), zero=np.array([0]))  # fmt: skip
     started = time.perf_counter()
     types = infer_types(model)
     assert time.perf_counter() - started < 5
-    assert dims(types, "y") == [1 << 40]
-    assert dims(types, "j") == [1 << 40]
+    assert {name: dims(types, name) for name in "yjcdefgh"} == {
+        "y": [1 << 40], "j": [1 << 40], "c": [1 << 41], "d": [1 << 40], "e": [1, 1 << 40],
+        "f": [1 << 40], "g": [], "h": [1],
+    }  # fmt: skip
 
 
 def test_operators_like_their_input(parse):

@@ -168,6 +168,9 @@ def test_unreadable_weights(parse, tmp_path):
         "gone.bin", 0, 16, ir.DataType.FLOAT, shape=ir.Shape([2, 2]), name="w", base_dir=tmp_path
     )
     assert_refused(model, "the tensor 'w' of MatMul node 'y' cannot be read")
+    untyped = TensorProto(name="w", dims=[2, 2], raw_data=b"\0" * 16)
+    model.graph.initializers["w"].const_value = ir.serde.deserialize_tensor(untyped)
+    assert_refused(model, "the tensor 'w' of MatMul node 'y' has no dtype")
     proto = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2, 2], raw_data=b"\0" * 9)
     model.graph.initializers["w"].const_value = ir.serde.deserialize_tensor(proto)
     assert_refused(model, "the tensor 'w' of MatMul node 'y' cannot be read")
