@@ -128,6 +128,30 @@ def public_name(function: ast.expr) -> Any:
     return None
 
 
+def test_figures_of_the_pages_are_those_of_the_code():
+    from compress.hardware.timing import BURST, RESTARTS
+    from compress.passes.select import FRONTIER_POINTS, TIME_LIMIT_S
+    from compress.stages.calibration import FIDELITY_SAMPLES, MAX_SAMPLES, REFERENCE_SAMPLES
+    from compress.stages.gather import FEWEST_SAMPLES, PROBE_MACS
+    from compress.stages.search import ROUNDS, TOLERATED_MISMATCH
+
+    page = " ".join((ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8").split())
+    readme = " ".join(README.split())
+    assert f"Up to {MAX_SAMPLES} samples are used" in readme
+    assert f"at most {MAX_SAMPLES}, thinned out evenly" in page
+    assert f"on {REFERENCE_SAMPLES} samples" in page
+    assert f"at least {FEWEST_SAMPLES}" in page
+    assert f"{PROBE_MACS:.0e}".replace("e+0", "e") in page
+    assert f"up to {FIDELITY_SAMPLES} calibration samples" in page
+    assert f"up to {FRONTIER_POINTS} values" in page
+    assert f"within {TIME_LIMIT_S:.0f} seconds per solve" in page
+    assert f"at most {ROUNDS} rounds" in page
+    for text in (page, readme):
+        assert f"more than {TOLERATED_MISMATCH:.0%}".replace("%", " %") in text
+        assert f"{RESTARTS} fresh processes" in text
+    assert f"bursts of {BURST} " in page
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
 def test_links_and_folders_exist(page):
     text = page.read_text(encoding="utf-8")
