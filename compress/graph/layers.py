@@ -24,6 +24,9 @@ WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 SATURATING = frozenset({"Relu", "Clip"})
 """Activations that an integer range enforces for free."""
 
+SATURABLE = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool"})
+"""Operators without weights whose integer kernels write a range, and so saturate as well."""
+
 SMOOTH = frozenset({"HardSigmoid", "HardSwish", "LeakyRelu", "Sigmoid", "Tanh"})
 """Activations that onnxruntime fuses into a float convolution, but not into an integer one."""
 
@@ -180,13 +183,19 @@ def find_layers(model: ir.Model) -> list[Layer]:
             if not node.outputs:
                 continue
             variable = tuple(v for v in node.inputs if v is not None and not is_constant(v))
+            activation = None
+            if not node.domain and node.op_type in SATURABLE:
+                activation = _activation_after(node.outputs[0])
+                if activation is not None and activation.op_type not in SATURATING:
+                    activation = None
             layer = Layer(
                 name=str(node.name),
                 op=node.op_type if not node.domain else f"{node.domain}.{node.op_type}",
                 node=node,
                 inputs=variable,
-                output=node.outputs[0],
-                members=(node,),
+                output=node.outputs[0] if activation is None else activation.outputs[0],
+                members=(node,) if activation is None else (node, activation),
+                activation=activation,
             )
         covered.update(id(member) for member in layer.members)
         layers.append(layer)

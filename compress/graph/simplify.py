@@ -11,10 +11,12 @@ from compress.graph.canonical import REWRITES
 from compress.graph.infer_shapes import InferShapes
 from compress.graph.name_values import NameValues
 from compress.graph.normalization import FuseLayerNormalization
+from compress.graph.pooling import MeanToPooling
 
 SIMPLIFICATIONS: tuple[Pass, ...] = (
     FuseHardActivations(),
     FuseLayerNormalization(),
+    MeanToPooling(),
     FoldAffine(),
 )
 

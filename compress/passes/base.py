@@ -41,6 +41,10 @@ class Budget:
             return float_quality - self.max_drop
         return float_quality - self.max_drop * abs(float_quality)
 
+    @property
+    def bounds_latency(self) -> bool:
+        return self.max_latency_ms is not None or self.speedup is not None
+
     def latency_limit_ms(self, float_latency_ms: float) -> float | None:
         """The stricter of the two latency bounds, or None."""
         limits = [self.max_latency_ms] if self.max_latency_ms is not None else []

@@ -35,8 +35,18 @@ def fastest_acceptable(
 
 
 def most_faithful_within(
-    frontier: Sequence[Selection], limit_us: float, scale: float
+    frontier: Sequence[Selection], limit_us: float, fast_enough: Callable[[Selection], bool]
 ) -> Selection | None:
-    """The least distorted selection whose latency, predicted times `scale`, meets the limit."""
-    fitting = [s for s in frontier if s.latency_us * scale <= limit_us]
-    return min(fitting, key=lambda s: s.distortion) if fitting else None
+    """The least distorted selection that meets a latency limit when it is measured.
+
+    Selections that miss it by prediction are not tried; of the others the most faithful come first.
+
+    Args:
+        limit_us: on the predictions' scale.
+        fast_enough: builds and times a selection.
+    """
+    fitting = [s for s in frontier if s.latency_us <= limit_us]
+    for selection in sorted(fitting, key=lambda s: s.distortion):
+        if fast_enough(selection):
+            return selection
+    return None

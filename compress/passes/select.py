@@ -293,14 +293,19 @@ def _share(terms: Sequence[tuple[float, Any]]) -> Any:
 
 
 def frontier(
-    problem: Problem, *, points: int = FRONTIER_POINTS, max_bytes: float = math.inf
+    problem: Problem,
+    *,
+    points: int = FRONTIER_POINTS,
+    max_bytes: float = math.inf,
+    objective: str = "latency",
 ) -> list[Selection]:
     """Latency-distortion trade-offs, fastest first: each is optimal for its own distortion.
 
     Distortion limits are spaced geometrically between that of the fastest choice and that of the
-    most faithful one; choices that another one beats in both respects are left out.
+    most faithful one; choices that another one beats in both respects are left out. With objective
+    "size", smallest takes the place of fastest throughout.
     """
-    fastest = select(problem, max_bytes=max_bytes)
+    fastest = select(problem, max_bytes=max_bytes, objective=objective)
     if fastest.status == "infeasible":
         return []
     faithful = select(problem, max_bytes=max_bytes, objective="distortion")
@@ -312,16 +317,23 @@ def frontier(
             limit = high * (low / high) ** (step / points)
             # limits only shrink: what was optimal for a wider one and fits is optimal still
             if found[-1].distortion > limit:
-                selection = select(problem, max_distortion=limit, max_bytes=max_bytes)
+                selection = select(
+                    problem, max_distortion=limit, max_bytes=max_bytes, objective=objective
+                )
                 if selection.status != "infeasible":
                     found.append(selection)
-    return pareto([*found, faithful])
+    return pareto([*found, faithful], objective)
 
 
-def pareto(selections: Sequence[Selection]) -> list[Selection]:
-    """Those that no other one beats in both latency and distortion, fastest first."""
+def pareto(selections: Sequence[Selection], objective: str = "latency") -> list[Selection]:
+    """Those that no other one beats in both the objective and distortion, best first."""
     result: list[Selection] = []
-    for candidate in sorted(selections, key=lambda s: (s.latency_us, s.distortion)):
+
+    def order(selection: Selection) -> tuple[float, float, float]:
+        first = selection.bytes if objective == "size" else selection.latency_us
+        return first, selection.distortion, selection.latency_us
+
+    for candidate in sorted(selections, key=order):
         if not result or candidate.distortion < result[-1].distortion * (1 - 1e-12):
             result.append(candidate)
     return result

@@ -29,6 +29,11 @@ PROBE_MACS = 4e9
 
 FEWEST_SAMPLES = 4
 
+SHORTEST_US = 5.0
+"""Below, the profiler's clock tells too little for a ratio."""
+
+FEWEST_RATIOS = 3
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evidence:
@@ -121,6 +126,27 @@ def _settled(technique: Quantize, progress: Progress) -> tuple[Quantize, dict[st
     with progress.step("choosing range estimators", None):
         method, scores = technique.method_by_distortion(forms)
     return dataclasses.replace(technique, method=method), scores
+
+
+def scaled_by_form(
+    problem: Problem, measured: Mapping[tuple[str, str], float]
+) -> dict[tuple[str, str], float]:
+    """Latencies of all options, scaled as those of their form that were measured in place.
+
+    What makes one layer's cell too slow or too fast (other load while it ran, caches that are warm
+    in the network) mostly holds for its whole form; uncorrected ones would compete unfairly.
+    """
+    ratios: dict[str, list[float]] = {}
+    for option in problem.options:
+        found = measured.get((option.layers[0], option.form))
+        if found is not None and option.latency_us >= SHORTEST_US:
+            ratios.setdefault(option.form, []).append(found / option.latency_us)
+    factors = {f: float(np.median(r)) for f, r in ratios.items() if len(r) >= FEWEST_RATIOS}
+    return {
+        (o.layers[0], o.form): o.latency_us * factors[o.form]
+        for o in problem.options
+        if o.form in factors and len(o.layers) == 1
+    }
 
 
 def with_latencies(

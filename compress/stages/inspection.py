@@ -20,7 +20,7 @@ from compress.report import schema
 from compress.stages.calibration import Calibration, open_samples, write_sample
 from compress.stages.gather import value_shapes_of
 from compress.stages.record import device_facts, latency_record, ratio_record
-from compress.stages.subject import Subject, check_runs, open_subject
+from compress.stages.subject import Subject, check_loads, check_runs, open_subject
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,7 @@ def inspect_layers(
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         with progress.step("reading the model", None):
             subject = source.open(model, Path(scratch))
+        check_loads(subject)
         calibration = open_samples(subject, None, 0, progress, faithful=False)
         check_runs(subject, write_sample(calibration.typical, Path(scratch) / "typical.npz"))
         layers = find_layers(subject.model)
@@ -109,6 +110,8 @@ def bench_models(
             with progress.step("reading the model", None):
                 subjects.append(source.open(model, folder, allow_quantized=True))
         first = subjects[0]
+        if data is None:
+            check_loads(first)
         calibration = open_samples(first, data, 0, progress, faithful=False)
         for subject in subjects[1:]:
             _same_inputs(first, subject)

@@ -16,10 +16,10 @@ from compress.hardware.timing import RESTARTS, Speedup, speedup
 from compress.passes.base import Budget, Option
 from compress.passes.quantize.bias_correction import CorrectBiases, mean_errors
 from compress.passes.quantize.insitu import corrections, layer_times
-from compress.passes.search import fastest_acceptable
+from compress.passes.search import fastest_acceptable, most_faithful_within
 from compress.passes.select import Problem, Selection, evaluate_choice, frontier
 from compress.progress import Progress
-from compress.stages.gather import Evidence, with_latencies
+from compress.stages.gather import Evidence, scaled_by_form, with_latencies
 from compress.stages.subject import Subject
 
 ROUNDS = 3
@@ -76,17 +76,18 @@ def search(
         workshop.judge(plain)
         advance()
     lowest = budget.lowest_quality(reference)
-    state = _Search(subject, evidence, workshop, lowest, progress)
+    state = _Search(evidence, workshop, budget, lowest, progress)
     state.trials = {(): plain}
     problem = _calibrated(evidence, workshop, evidence.problem, plain)
     points: list[Selection] = []
     for round_number in range(ROUNDS):
-        points = frontier(problem, max_bytes=_weight_limit(budget, problem, plain))
-        best = state.fastest(problem, points, objective)
+        points = frontier(
+            problem, max_bytes=_weight_limit(budget, problem, plain), objective=objective
+        )
+        best = state.best(problem, points, given)
         if best is None:
             break
-        with progress.step("timing candidates against float", RESTARTS) as advance:
-            workshop.time([given, plain, best], advance)
+        state.time([given, plain, best])
         late = deadline is not None and time.monotonic() > deadline
         if late or round_number == ROUNDS - 1 or not _mismatch(best, plain, problem):
             break
@@ -94,10 +95,8 @@ def search(
         if corrected == problem:
             break
         problem = corrected
-    finalists = [given, *state.trials.values()]
-    timed = [t for t in finalists if t.timing is not None or t is plain]
-    with progress.step("timing the finalists together", RESTARTS) as advance:
-        workshop.time(_finalists(timed, given, plain), advance)
+    others = [t for t in state.trials.values() if t.timing is not None and t is not plain]
+    state.time([given, plain, *others])
     return _decide(given, plain, state, budget, lowest, problem, points, objective)
 
 
@@ -106,27 +105,60 @@ class _Search:
 
     def __init__(
         self,
-        subject: Subject,
         evidence: Evidence,
         workshop: Workshop,
+        budget: Budget,
         lowest: float | None,
         progress: Progress,
     ) -> None:
-        self.subject = subject
         self.evidence = evidence
         self.workshop = workshop
+        self.budget = budget
         self.lowest = lowest
         self.progress = progress
         self.trials: dict[tuple[str, ...], Trial] = {}
 
-    def fastest(
-        self, problem: Problem, points: Sequence[Selection], objective: str
-    ) -> Trial | None:
-        """The best candidate of the frontier whose measured quality is within the budget."""
+    def time(self, trials: Sequence[Trial]) -> None:
+        """Times trials together; the first is the baseline of ratios."""
+        with self.progress.step("timing candidates against float", RESTARTS) as advance:
+            self.workshop.time(list(dict.fromkeys(trials)), advance)
+
+    def best(self, problem: Problem, points: Sequence[Selection], given: Trial) -> Trial | None:
+        """The candidate of the frontier that serves the budget best, evaluated.
+
+        With a bound on quality that is the fastest (or smallest) one within it; with a bound on
+        latency alone the most faithful one that meets it.
+        """
         order = [s for s in points if _signature(problem, s)]
-        if objective == "size":
-            order = sorted(order, key=lambda s: (s.bytes, s.latency_us))
         steps = max(1, int(np.ceil(np.log2(len(order) + 1)))) + 1
+        plain = self.trials[()]
+        if self.lowest is None and self.budget.bounds_latency:
+            self.time([given, plain])
+            assert given.timing is not None
+            assert plain.timing is not None
+            limit_ms = self.budget.latency_limit_ms(float(np.median(given.timing.medians())))
+            assert limit_ms is not None
+            float_ms = float(np.median(plain.timing.medians()))
+            everything = [i for i, o in enumerate(problem.options) if o.form == "float"]
+            scale = evaluate_choice(problem, everything)[0] / float_ms
+
+            def fast_enough(selection: Selection) -> bool:
+                trial = self._trial(problem, selection)
+                self.workshop.judge(trial)
+                self.time([given, plain, trial])
+                return trial.timing is not None and (
+                    float(np.median(trial.timing.medians())) <= limit_ms
+                )
+
+            if float_ms <= limit_ms:
+                return None
+            found = most_faithful_within(order, limit_ms * scale, fast_enough)
+            # nothing meets it: what comes nearest is still worth having
+            found = found or (order[0] if order else None)
+            if found is None:
+                return None
+            self.workshop.judge(self._trial(problem, found))
+            return self.trials[_signature(problem, found)]
         with self.progress.step("trying candidates", steps) as advance:
             found = fastest_acceptable(order, lambda s: self._acceptable(problem, s, advance))
         return None if found is None else self.trials[_signature(problem, found)]
@@ -240,17 +272,13 @@ def _corrected(
         layer: problem.options[i].form for i in best.chosen for layer in problem.options[i].layers
     }
     measured = corrections(float_times, {}, smooth) | corrections(best_times, forms, smooth)
+    measured = scaled_by_form(problem, measured) | measured
     covered = sum(
         measured.get((o.layers[0], "float"), o.latency_us)
         for o in problem.options
         if o.form == "float"
     )
     return with_latencies(problem, measured, max(0.0, float_total - covered))
-
-
-def _finalists(timed: Sequence[Trial], given: Trial, plain: Trial) -> list[Trial]:
-    others = [t for t in timed if t is not given and t is not plain]
-    return [given, plain, *others]
 
 
 def _decide(
@@ -272,7 +300,7 @@ def _decide(
             continue
         if lowest is not None and (trial.quality is None or trial.quality < lowest):
             continue
-        if _better(trial, best, budget, objective):
+        if _better(trial, best, budget, objective, None if lowest is not None else limit_ms):
             best = trial
     for trial in (given, *state.trials.values()):
         trial.verdict = _verdict(trial, best, given, lowest)
@@ -299,10 +327,24 @@ def _as_selection(problem: Problem, trial: Trial) -> Selection | None:
     return Selection(trial.chosen, latency, size, distortion, 0.0, "feasible", 0.0)
 
 
-def _better(trial: Trial, best: Trial, budget: Budget, objective: str) -> bool:
-    """Whether `trial` should be shipped instead of `best`: measured, paired by process."""
+def _better(
+    trial: Trial, best: Trial, budget: Budget, objective: str, limit_ms: float | None
+) -> bool:
+    """Whether `trial` should be shipped instead of `best`: measured, paired by process.
+
+    Args:
+        limit_ms: where only latency is bounded: quality decides among those that meet it.
+    """
     assert trial.timing is not None
     assert best.timing is not None
+    if limit_ms is not None and objective == "latency":
+        meets, best_meets = (
+            float(np.median(t.timing.medians())) <= limit_ms for t in (trial, best) if t.timing
+        )
+        if meets and best_meets:
+            return (trial.quality or 0.0) > (best.quality or 0.0)
+        if meets != best_meets:
+            return meets
     if budget.max_bytes is not None:
         fits, best_fits = (t.artifact.size_bytes <= budget.max_bytes for t in (trial, best))
         if fits != best_fits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from compress.backends.onnxruntime import Artifact, describe, lower
 from compress.errors import ModelError
 from compress.evidence.data import InputSpec
 from compress.evidence.distortion import OutputKind, output_kinds
-from compress.execute.isolate import ProbeReport, probe
+from compress.execute.isolate import ProbeReport, RunRefused, probe
 from compress.frontends import load
 from compress.graph.canonical import canonicalize
 from compress.graph.identity import model_hash
@@ -106,6 +107,17 @@ def open_subject(
         kinds=output_kinds(simplified),
         warnings=tuple(warnings),
     )
+
+
+def check_loads(subject: Subject) -> None:
+    """Loads the given file in a process of its own, where it may crash, and tries to run it.
+
+    Raises:
+        ModelError: it does not load, or crashes on inputs of any size; one line says how.
+    """
+    # inputs are made up here, and their sizes may well not fit: that alone says nothing
+    with contextlib.suppress(RunRefused):
+        probe(subject.given.path)
 
 
 def check_runs(subject: Subject, inputs: Path) -> ProbeReport:
