@@ -31,7 +31,7 @@ from compress.stages.gather import gather
 from compress.stages.inspection import Source, bench_models, inspect_layers
 from compress.stages.record import Request, make_plan, make_report
 from compress.stages.search import search
-from compress.stages.subject import check_runs, open_subject
+from compress.stages.subject import check_loads, check_runs, open_subject
 
 DEFAULT_MAX_DROP = 0.01
 """Of the quality, where the user sets no bound at all."""
@@ -135,6 +135,10 @@ def run(
                 fixed_inputs=fixed_inputs,
                 trust_pickle=trust_pickle,
             )
+        if data is None:
+            # samples are made up by trying them out in this process: crashes come to light before
+            with told.step("loading the model, apart", None):
+                check_loads(subject)
         calibration = open_samples(subject, data, seed, told)
         with told.step("running the model once, apart", None):
             check_runs(subject, write_sample(calibration.typical, folder / "typical.npz"))

@@ -44,6 +44,10 @@ class ProbeReport:
     """Of the process that loaded and ran it; interpreter and onnxruntime included."""
 
 
+class RunRefused(ModelError):
+    """onnxruntime loaded the model but refused to run it on the inputs that it was given."""
+
+
 def probe(
     model_path: Path,
     *,
@@ -64,7 +68,8 @@ def probe(
 
     Raises:
         UsageError: there is no such file.
-        ModelError: onnxruntime refused the model, crashed, or took longer than `timeout_s`.
+        ModelError: onnxruntime refused the model, crashed, or took longer than `timeout_s`;
+            RunRefused if it is the inputs that it refused.
     """
     if not model_path.is_file():
         raise UsageError(f"{model_path} does not exist or is not a file")
@@ -107,7 +112,8 @@ def _outcome(model_path: Path, answer: str, complaints: str, returncode: int) ->
     for message in messages:
         if "error" in message:
             reason = str(message["error"]).removeprefix(f"Load model from {model_path} failed:")
-            raise ModelError(f"onnxruntime cannot {message['phase']} {model_path}: {reason}")
+            kind = RunRefused if message["phase"] == "run" else ModelError
+            raise kind(f"onnxruntime cannot {message['phase']} {model_path}: {reason}")
         if "report" in message and returncode == 0:
             return _report(message["report"])
     doing = _DOING[_last_phase(answer)]
