@@ -130,13 +130,21 @@ def check_runs(subject: Subject, inputs: Path) -> ProbeReport:
 
 
 def _fixes_more(source: ir.Model, canonical: ir.Model) -> bool:
-    """Whether inputs or their dimensions were fixed on the user's word."""
+    """Whether dimensions that were dynamic in the source are numbers now, on the user's word."""
     before = {str(v.name): v.shape for v in source.graph.inputs if not v.is_initializer()}
-    after = {str(v.name): v.shape for v in canonical.graph.inputs}
-    return any(
-        name in before and shape is not None and before[name] is not None and shape != before[name]
-        for name, shape in after.items()
-    )
+    for value in canonical.graph.inputs:
+        old = before.get(str(value.name))
+        if old is None or value.shape is None:
+            continue
+        pairs = zip(old.dims, value.shape.dims, strict=False)
+        if any(isinstance(now, int) and not _is_number(then) for then, now in pairs):
+            return True
+    return False
+
+
+def _is_number(dimension: object) -> bool:
+    """Whether a dimension is fixed; some exporters write -1 for those that are not."""
+    return isinstance(dimension, int) and dimension >= 0
 
 
 def _given_file(model: Any, loaded: ir.Model, folder: Path, *, changed: bool) -> Artifact:
