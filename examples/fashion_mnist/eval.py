@@ -17,14 +17,15 @@ def evaluate(run: Callable[[Arrays], Arrays], batch: int = 100) -> float:
     """The share of test images whose largest logit is the right class, in [0, 1].
 
     ``run`` takes ``{"image": (batch, 1, 28, 28) float32 in [0, 1]}`` and returns
-    ``{"logits": (batch, 10)}``. Nothing is drawn at random: equal models get equal numbers.
+    one output, (batch, 10): ``logits`` in the ONNX file, ``output`` from PyTorch, which names none.
+    Nothing is drawn at random: equal models get equal numbers.
     """
     with np.load(TEST_SET) as test:
         images, labels = test["image"], test["labels"]
     right = 0
     for start in range(0, len(labels), batch):
         part = slice(start, start + batch)
-        logits = run({"image": images[part]})["logits"]
+        (logits,) = run({"image": images[part]}).values()
         right += int((logits.argmax(axis=1) == labels[part]).sum())
     return right / len(labels)
 
