@@ -65,7 +65,7 @@ def _shift(graph: ir.Graph, node: ir.Node, error: Array) -> bool:
     if bias is None or bias.shape != error.shape:
         return False
     shifted = (bias + error).astype(bias.dtype)
-    node.replace_input_with(index, new_initializer(graph, f"{node.name}.corrected", shifted))
+    _exchange(graph, node, index, new_initializer(graph, f"{node.name}.corrected", shifted))
     return True
 
 
@@ -83,8 +83,16 @@ def _shift_integer(graph: ir.Graph, node: ir.Node, error: Array) -> bool:
         levels.astype(np.int64) + np.rint(error / scales).astype(np.int64), limits.min, limits.max
     )
     new = new_initializer(graph, f"{node.name}.bias.corrected", shifted.astype(np.int32))
-    dequantize.replace_input_with(0, new)
+    _exchange(graph, dequantize, 0, new)
     return True
+
+
+def _exchange(graph: ir.Graph, node: ir.Node, index: int, new: ir.Value) -> None:
+    """`node` reads `new`; what it read before goes if nobody else does."""
+    old = node.inputs[index]
+    node.replace_input_with(index, new)
+    if old is not None and old.name in graph.initializers and not old.uses():
+        del graph.initializers[str(old.name)]
 
 
 def mean_errors(

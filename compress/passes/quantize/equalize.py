@@ -58,7 +58,8 @@ class Equalize(Pass):
     LayerNormalization before matrices is SmoothQuant's rule with exponent 1/2 (Xiao et al. 2023).
 
     Producers: Conv, Gemm, LayerNormalization with constants. Between: nothing, Relu, LeakyRelu.
-    Consumers: all of Conv, Gemm, MatMul; a value read by anybody else stays as it is.
+    Consumers: all of Conv behind a Conv, all of Gemm and MatMul behind the others; a value read by
+    anybody else stays as it is.
     """
 
     name: ClassVar[str] = "equalize"
@@ -110,7 +111,7 @@ def find_pair(node: ir.Node) -> Pair | None:
     readers = consumers(value)
     if value.is_graph_output() or not readers:
         return None
-    if not all(_multiplies_back(reader, value, channels) for reader in readers):
+    if not all(_multiplies_back(reader, node, value, channels) for reader in readers):
         return None
     return Pair(node, value, tuple(readers), channels)
 
@@ -134,8 +135,11 @@ def producer_channels(node: ir.Node) -> int | None:
     return None
 
 
-def _multiplies_back(reader: ir.Node, value: ir.Value, channels: int) -> bool:
+def _multiplies_back(reader: ir.Node, producer: ir.Node, value: ir.Value, channels: int) -> bool:
     if not is_op(reader, "Conv", "Gemm", "MatMul") or output_channels(reader) is None:
+        return False
+    # what stands in a subgraph may not run; and channels are axis 1 for a Conv, else the last one
+    if reader.graph is not producer.graph or is_op(reader, "Conv") != is_op(producer, "Conv"):
         return False
     if reader.inputs[0] is not value or any(v is value for v in reader.inputs[1:]):
         return False

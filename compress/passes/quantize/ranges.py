@@ -59,8 +59,8 @@ def _percentile(statistics: TensorStatistics, low: float, high: float) -> tuple[
 def squared_error(statistics: TensorStatistics, low: float, high: float) -> float:
     """Expected squared error of uint8 over [low, high], per element.
 
-    Inside the range the rounding error is uniform, scale^2 / 12, except in bins finer than the
-    scale around which the histogram itself resolves the error.
+    Inside the range the rounding error is taken to be uniform, scale^2 / 12: right as long as most
+    values are further from zero than one step.
     """
     centers, counts = statistics.centers(), statistics.counts
     scale = (high - low) / 255.0
