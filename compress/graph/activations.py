@@ -12,6 +12,7 @@ from compress.graph.traversal import (
     attribute_float,
     is_op,
     owner,
+    rank,
     remove_dead,
     replace,
     scalar,
@@ -101,6 +102,15 @@ def hard_swish(node: ir.Node) -> ir.Value | None:
     return None
 
 
+def _replaceable(node: ir.Node, x: ir.Value) -> bool:
+    """Whether one operator on `x` gives what `node` gives: no constant spreads it, and it runs.
+
+    onnxruntime has these activations for single and half precision only.
+    """
+    same = rank(x) is not None and rank(x) == rank(node.outputs[0])
+    return same and x.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+
+
 @dataclasses.dataclass(frozen=True)
 class FuseHardActivations(Pass):
     """Spelled-out hard-swish and hard-sigmoid become one node each.
@@ -125,9 +135,9 @@ class FuseHardActivations(Pass):
                 continue
             # the wider pattern first: a hard-swish contains a hard-sigmoid
             x = hard_swish(node)
-            if x is not None:
+            if x is not None and _replaceable(node, x):
                 self._put(node, "HardSwish", x, {})
-            elif (x := self._spelled_hard_sigmoid(node)) is not None:
+            elif (x := self._spelled_hard_sigmoid(node)) is not None and _replaceable(node, x):
                 self._put(node, "HardSigmoid", x, {"alpha": 1 / 6, "beta": 0.5})
             elif (same := self._no_operation(node)) is not None:
                 replace(node.outputs[0], same)

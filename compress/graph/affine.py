@@ -151,7 +151,12 @@ def bias_of(node: ir.Node, channels: int, dtype: np.dtype[np.generic]) -> Array 
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return np.zeros(channels, dtype)
     array = constant(node.inputs[2])
-    if array is None or array.size not in (1, channels) or array.ndim > 2:
+    if (
+        array is None
+        or array.size not in (1, channels)
+        or array.shape[-1:] not in ((), (array.size,))
+    ):
+        # a column of biases, one per row of the product, may have as many elements
         return None
     return np.broadcast_to(array.reshape(-1), (channels,)).astype(dtype)
 
@@ -265,6 +270,10 @@ class FoldAffine(Pass):
         if found is None:
             return False
         source, affine = found
+        size = max(affine.scale.size, affine.shift.size)
+        if size > 1 and (source.shape is None or source.shape[axis] != size):
+            # one channel, spread over as many as the constant has
+            return False
         shifts = bool(np.any(affine.shift))
         if not all(self._accepts(reader, output, shifts) for reader in readers):
             return self._swap_with_scale(node, source, affine, axis) if shifts else False
@@ -289,6 +298,9 @@ class FoldAffine(Pass):
     def _accepts(reader: ir.Node, value: ir.Value, shifts: bool) -> bool:
         if not is_op(reader, "Conv", "Gemm", "MatMul") or reader.inputs[0] is not value:
             return False
+        producer = value.producer()
+        if producer is None or reader.graph is not producer.graph:
+            return False
         if any(v is value for v in reader.inputs[1:]) or output_channels(reader) is None:
             return False
         if is_op(reader, "Gemm") and (attribute_int(reader, "transA", 0) or not plain_gemm(reader)):
@@ -305,7 +317,9 @@ class FoldAffine(Pass):
     def _swap_with_scale(node: ir.Node, source: ir.Value, affine: Affine, axis: int) -> bool:
         """`(s a) + t` -> `s (a + t / s)` where both nodes are ours alone and s has no zero."""
         scaling = source.producer()
-        if scaling is None or sole_consumer(source) is not node or not np.all(affine.scale == 1):
+        if not is_op(scaling, "Mul", "Div") or sole_consumer(source) is not node:
+            return False
+        if scaling is None or not np.all(affine.scale == 1):
             return False
         inner = affine_of(scaling, axis)
         if inner is None or np.any(inner[1].shift) or not np.all(np.abs(inner[1].scale) > 1e-6):
