@@ -103,7 +103,8 @@ class Layer:
                 taps *= size
             return elements * taps
         transposed = self.op == "Gemm" and attribute_int(self.node, "transB", 0)
-        return elements * (weight[1] if transposed else weight[0])
+        # a stack of matrices has its rows on the last axis but one
+        return elements * (weight[1] if transposed else weight[-2:][0])
 
 
 def _activation_after(value: ir.Value) -> ir.Node | None:
