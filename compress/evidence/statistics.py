@@ -90,11 +90,10 @@ class TensorStatistics:
             raise UsageError("the model produces NaN or infinity on the calibration data")
         self.low, self.high = min(self.low, summary.low), max(self.high, summary.high)
         self._widen(max(abs(summary.low), abs(summary.high)))
-        if self.half_width > 0:
-            position = (summary.sample + self.half_width) * (BINS / (2 * self.half_width))
-            self.counts += np.bincount(
-                np.clip(position.astype(np.int32), 0, BINS - 1), minlength=BINS
-            )
+        # powers of two: the scaling is exact, so no order of samples puts a value into another bin
+        scale = BINS / (2 * self.half_width) if self.half_width > 0 else 0.0
+        position = np.floor(summary.sample * np.float64(scale)).astype(np.int32) + BINS // 2
+        self.counts += np.bincount(np.clip(position, 0, BINS - 1), minlength=BINS)
         self._update_channels("absmax", "mean", summary.channels)
         self._update_channels("last_absmax", "last_mean", summary.last)
         self.samples += 1
@@ -245,9 +244,8 @@ def instrumented(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> ir.M
         value = values[name]
         added.clear()
         for label, kept in _kept_axes(shape):
-            axes = constant_of(
-                f"{name}/{label}/axes", [i for i in range(len(shape)) if i != kept % len(shape)]
-            )
+            others = [i for i in range(len(shape)) if kept is None or i != kept % len(shape)]
+            axes = constant_of(f"{name}/{label}/axes", others)
             for kind, operator in (
                 ("min", "ReduceMin"),
                 ("max", "ReduceMax"),
@@ -269,12 +267,16 @@ def instrumented(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> ir.M
     return clone
 
 
-def _kept_axes(shape: Sequence[int]) -> list[tuple[str, int]]:
-    """Which axes are told apart: channels of rank 3 and more, the last axis of rank 2 and 3."""
+def _kept_axes(shape: Sequence[int]) -> list[tuple[str, int | None]]:
+    """Which axes are told apart: channels of rank 3 and more, the last axis of rank 2 and 3.
+
+    None ("all") if that is no axis at all: extremes come from every element even so.
+    """
     kept = [("channels", 1)] if len(shape) >= 3 else []
     if len(shape) in (2, 3):
         kept.append(("last", -1))
-    return [(label, axis) for label, axis in kept if shape[axis] <= MAX_CHANNELS]
+    narrow = [(label, axis) for label, axis in kept if shape[axis] <= MAX_CHANNELS]
+    return [*narrow] if narrow or not shape else [("all", None)]
 
 
 def read_summaries(outputs: Mapping[str, Array], names: Sequence[str]) -> dict[str, Summary]:
@@ -286,7 +288,7 @@ def read_summaries(outputs: Mapping[str, Array], names: Sequence[str]) -> dict[s
             continue
         low, high = float(sample.min()), float(sample.max())
         axes: dict[str, tuple[Array, Array]] = {}
-        for label in ("channels", "last"):
+        for label in ("channels", "last", "all"):
             if f"{name}/{label}/min" in outputs:
                 smallest, largest = outputs[f"{name}/{label}/min"], outputs[f"{name}/{label}/max"]
                 low, high = min(low, float(smallest.min())), max(high, float(largest.max()))
