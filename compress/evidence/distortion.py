@@ -21,6 +21,13 @@ LARGEST_SLICE_ERROR = 4.0
 FLOOR_SHARE = 1e-3
 """Slices of less variance than this share of the output's mean are judged against that."""
 
+MOST_OVER_MEDIAN = 100.0
+"""The mean counts as at most this many times the median slice: a few slices of another unit (boxes
+in pixels before many scores) would otherwise set a floor under which all others may die unseen."""
+
+OWN_SHARE = 1e-6
+"""Slices that are constant are judged against this share of their own square."""
+
 MAX_SLICES = 4096
 KEPT_SLICES = 5
 
@@ -78,8 +85,7 @@ class Fidelity:
 def slice_axis(shape: Sequence[int]) -> int | None:
     """The axis whose indices are judged one by one: channels of images, columns of a matrix.
 
-    For rank 3 the shorter of the last two axes: sequences are longer than features only sometimes,
-    but slices over time would mix every feature.
+    For rank 3 the last axis, features: slices over time would mix every feature.
     """
     if len(shape) < 2:
         return None
@@ -106,12 +112,11 @@ class Comparison:
             actual = np.asarray(outputs[name])
             if expected.shape != actual.shape:
                 raise ValueError(f"output {name}: {actual.shape} instead of {expected.shape}")
-            if not np.isfinite(actual).all():
-                actual = np.nan_to_num(actual, nan=0.0, posinf=3e38, neginf=-3e38)
-            self._add_slices(name, expected, actual)
+            self._decide(kind, np.nan_to_num(expected), np.nan_to_num(actual))
             if kind is OutputKind.PROBABILITIES:
-                self._divergence.setdefault(name, []).append(divergence(expected, actual))
-            self._decide(kind, expected, actual)
+                usable = np.nan_to_num(actual, posinf=0.0, neginf=0.0)
+                self._divergence.setdefault(name, []).append(divergence(expected, usable))
+            self._add_slices(name, *_finite(expected, actual))
 
     def _add_slices(self, name: str, expected: Array, actual: Array) -> None:
         axis = slice_axis(expected.shape)
@@ -145,6 +150,19 @@ class Comparison:
             self._equal += float(same.sum())
             self._decisions += float(same.size)
 
+    def _errors(self, name: str) -> Array:
+        """The relative squared error of every slice, at most `LARGEST_SLICE_ERROR`."""
+        noise, first, second = self._noise[name], self._first[name], self._second[name]
+        if self._count[name] < 2 * noise.size:
+            # one value per slice varies with nothing: judge the output as a whole
+            noise, first, second = (np.array([x.sum()]) for x in (noise, first, second))
+        per_slice = self._count[name] / noise.size
+        variance = second - np.square(first) / per_slice if per_slice > 1 else second
+        varying = variance[variance > OWN_SHARE * second]
+        typical = min(variance.mean(), MOST_OVER_MEDIAN * np.median(varying)) if varying.size else 0
+        floor = np.maximum(FLOOR_SHARE * typical, np.maximum(OWN_SHARE * second, 1e-30))
+        return np.asarray(np.minimum(noise / np.maximum(variance, floor), LARGEST_SLICE_ERROR))
+
     def result(self) -> Fidelity:
         """The figures over all samples added so far."""
         parts, worst = [], []
@@ -152,12 +170,7 @@ class Comparison:
         for name, kind in self._kinds.items():
             if name not in self._noise:
                 continue
-            per_slice = self._count[name] / self._noise[name].size
-            variance = self._second[name] - np.square(self._first[name]) / per_slice
-            floor = max(FLOOR_SHARE * float(variance.mean()), 1e-30)
-            errors = np.minimum(
-                self._noise[name] / np.maximum(variance, floor), LARGEST_SLICE_ERROR
-            )
+            errors = self._errors(name)
             noise_total += float(self._noise[name].sum())
             signal_total += float(self._second[name].sum())
             if kind is OutputKind.PROBABILITIES:
@@ -174,6 +187,20 @@ class Comparison:
             agreement=self._equal / self._decisions if self._decisions else None,
             worst=tuple(sorted(worst, key=lambda item: -item[2])[:KEPT_SLICES]),
         )
+
+
+def _finite(expected: Array, actual: Array) -> tuple[Array, Array]:
+    """Both without NaN and infinity: zeros where they agree on one, a large error where not."""
+    off = ~(np.isfinite(expected) & np.isfinite(actual))
+    if not off.any():
+        return expected, actual
+    agree = off & ((expected == actual) | (np.isnan(expected) & np.isnan(actual)))
+    usable = expected[np.isfinite(expected)]
+    large = 1e3 * (1.0 + (float(np.abs(usable).max()) if usable.size else 0.0))
+    return (
+        np.where(np.isfinite(expected), expected, 0.0),
+        np.where(agree, 0.0, np.where(off, large, actual)),
+    )
 
 
 def divergence(expected: Array, actual: Array) -> float:
