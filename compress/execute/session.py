@@ -163,11 +163,14 @@ def kernel_times(
 
     The figure is the mean of the faster half of `runs`: the profiler's clock ticks in whole
     microseconds, so a median of short kernels would be a multiple of one.
+
+    Raises:
+        DeviceError: onnxruntime refuses the model or the inputs.
     """
     with tempfile.TemporaryDirectory(prefix="compress-") as folder:
         runner = Runner(model, profile_prefix=os.path.join(folder, "profile"))
         for _ in range(warmup + runs):
-            runner.session.run(None, dict(feeds))
+            runner(feeds)
         with open(runner.session.end_profiling(), encoding="utf-8") as file:
             events: list[dict[str, Any]] = json.load(file)
     samples: dict[tuple[int, str, str], list[float]] = collections.defaultdict(list)
