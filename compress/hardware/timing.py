@@ -87,7 +87,8 @@ def time_models(
     moves; with more threads it is wall time.
 
     Raises:
-        DeviceError: a process died, hung or could not load a model; the message names the model.
+        DeviceError: a process died, hung, or could not load or run a model; the message names the
+            model's file in the last two cases.
     """
     collected: dict[str, list[tuple[float, ...]]] = {name: [] for name in models}
     with tempfile.TemporaryDirectory(prefix="compress-") as folder:
@@ -138,12 +139,18 @@ def _serve(request: Mapping[str, Any]) -> dict[str, list[float]]:
     with np.load(request["inputs"], allow_pickle=False) as archive:
         feeds = {name.removeprefix("input:"): archive[name] for name in archive.files}
     threads = int(request["threads"])
-    runners = {k: Runner(Path(p), threads=threads) for k, p in request["models"].items()}
+    runners: dict[str, Runner] = {}
+    for name, path in request["models"].items():
+        try:
+            runners[name] = Runner(Path(path), threads=threads)
+            # the first run allocates; and it shows whether the model runs at all
+            runners[name](feeds)
+        except DeviceError as error:
+            raise DeviceError(f"{path}: {error}") from error
     clock = time.thread_time if threads == 1 else time.perf_counter
     names: Sequence[str] = list(runners)
     first: dict[str, float] = {}
     for name, runner in runners.items():
-        runner.session.run(None, feeds)
         start = time.perf_counter()
         runner.session.run(None, feeds)
         first[name] = time.perf_counter() - start
