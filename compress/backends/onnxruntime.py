@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from compress.errors import DeviceError
 from compress.execute.session import PROTOBUF_LIMIT, serialized
+from compress.graph.order import all_graphs
 
 EXTERNAL_DATA = "model.onnx.data"
 
@@ -21,7 +22,7 @@ class Artifact:
     Attributes:
         path: of model.onnx; weights over 2 GB lie beside it in model.onnx.data.
         sha256: over the file's bytes (and those of the external data).
-        size_bytes: of all files together.
+        size_bytes: of all files together, those of weights beside the model included.
     """
 
     path: Path
@@ -48,14 +49,26 @@ def lower(model: ir.Model, folder: Path) -> Artifact:
     return describe(path)
 
 
-def describe(path: Path) -> Artifact:
-    """The artifact that lies at `path`."""
+def describe(path: Path, model: ir.Model | None = None) -> Artifact:
+    """The artifact that lies at `path`.
+
+    Args:
+        path: of the ONNX file.
+        model: what it holds, if somebody else wrote it: weights may lie in files of any name.
+    """
     digest = hashlib.sha256()
     size = 0
-    for part in (path, path.with_name(path.name + ".data")):
+    beside = {path.with_name(path.name + ".data"), *(external_files(model) if model else ())}
+    for part in (path, *sorted(beside)):
         if part.is_file():
             size += part.stat().st_size
             with open(part, "rb") as file:
                 while block := file.read(1 << 22):
                     digest.update(block)
     return Artifact(path, digest.hexdigest(), size)
+
+
+def external_files(model: ir.Model) -> set[Path]:
+    """The files beside the model's own that its weights lie in."""
+    tensors = (v.const_value for g in all_graphs(model.graph) for v in g.initializers.values())
+    return {Path(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}

@@ -79,7 +79,7 @@ class Workshop:
 
     def adopt(self, name: str, model: ir.Model, path: Path) -> Trial:
         """A model that already is a file."""
-        return Trial(name, describe(path), model)
+        return Trial(name, describe(path, model), model)
 
     def judge(self, trial: Trial) -> float:
         """Runs the trial's file on the calibration samples and the evaluation; its quality."""

@@ -152,7 +152,7 @@ def _given_file(model: Any, loaded: ir.Model, folder: Path, *, changed: bool) ->
     if not changed and isinstance(model, (str, os.PathLike)):
         path = Path(model)
         if path.suffix.lower() == ".onnx" and path.is_file():
-            return describe(path)
+            return describe(path, loaded)
     return lower(loaded, folder / "given")
 
 
