@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -22,11 +23,13 @@ PREPROCESSING: tuple[dict[str, bool], ...] = (
 def prepared(model: Path, scratch: Path) -> Path:
     """The model as onnxruntime's own pre-processing leaves it (constants as initialisers, batch
     norm folded, shapes inferred), with the parts of it switched off that fail on this model."""
-    source = _with_opset(model, scratch)
+    source = _with_opset(model.resolve(), scratch)
     result = scratch / "prepared.onnx"
     for settings in PREPROCESSING:
         try:
-            quant_pre_process(source, result, **settings)
+            # what it writes beside the result goes into the working directory
+            with contextlib.chdir(scratch):
+                quant_pre_process(source, result, **settings)
         except Exception as error:  # it raises what it likes, bare assertions too
             reason = str(error).partition("\n")[0] or type(error).__name__
             print(f"pre-processing with {settings} failed: {reason}", file=sys.stderr)
