@@ -162,7 +162,8 @@ def require_torch() -> None:
     except ImportError as error:
         missing = error.name or "torch"
         raise UsageError(
-            f"PyTorch models need '{missing}': install compress with its torch extra, as in pip install '.[torch]'"
+            f"PyTorch models need '{missing}': install compress with its torch extra, "
+            "as in pip install '.[torch]'"
         ) from None
 
 

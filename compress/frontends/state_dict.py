@@ -29,7 +29,8 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         from safetensors.torch import load_file
     except ImportError:
         raise UsageError(
-            "reading .safetensors needs 'safetensors': install compress with its torch extra, as in pip install '.[torch]'"
+            "reading .safetensors needs 'safetensors': install compress with its torch extra, "
+            "as in pip install '.[torch]'"
         ) from None
     try:
         return dict(load_file(path, device="cpu"))

@@ -196,5 +196,5 @@ def test_without_torch_one_line_says_what_to_install(
     torch.save(trained().state_dict(), tmp_path / "w.pt")
     (tmp_path / "net.py").write_text("def make():\n    return None\n")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UsageError, match=r"pip install 'compress\[torch\]'"):
+    with pytest.raises(UsageError, match=r"pip install '\.\[torch\]'"):
         load(tmp_path / "w.pt", factory=f"{tmp_path / 'net.py'}:make")
