@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -11,6 +14,7 @@ from small_networks import cnn, encoder, floats, images, network, sentences
 
 import compress
 from compress.errors import ModelError, UsageError
+from compress.hardware import timing
 
 
 def session(model):
@@ -302,6 +306,21 @@ def test_operators_of_the_runtime_pass_through(machine):
     assert integer_layers(result)
 
 
+def test_strings_pass_through(machine):
+    given = network(
+        "g (string[N] s, float[N,32] x) => (string[N] t, float[N,32] y)"
+        " { t = Identity (s) y = Gemm (x, w) }",
+        w=floats(32, 32),
+    )
+    feeds = {"s": np.array(["a", "b"]), "x": floats(2, 32)}
+    result = compress.run(given, data=[feeds], budget=compress.Budget(max_drop=0.2))
+    assert list(outputs(result.model, feeds)["t"]) == ["a", "b"]
+    assert integer_layers(result)
+    with pytest.raises(ModelError, match="'s'") as caught:
+        compress.run(given)
+    assert "\n" not in str(caught.value)
+
+
 def test_operators_that_nobody_knows_are_named(machine):
     given = network(
         '<ir_version: 8, opset_import: ["" : 17, "own" : 1]>'
@@ -332,6 +351,42 @@ def test_calls_that_make_no_sense(machine, options, said):
     with pytest.raises(UsageError, match=said) as caught:
         compress.run(cnn(), **{"data": images(), **options})
     assert "\n" not in str(caught.value)
+
+
+def test_measured_for_real(cache, monkeypatch):
+    """No made-up figures: kernels and processes are timed, only more briefly than usual."""
+    brief = functools.partial(timing.time_models, restarts=2, seconds=0.05)
+    monkeypatch.setattr("compress.backends.trials.time_models", brief)
+    given = cnn()
+    result = compress.run(given, data=images(8))
+    check(result, given)
+    assert result.exit_code == 0
+    assert result.report.after.latency.median_ms > 0
+    assert all(o.latency_us > 0 for x in result.plan.layers for o in x.options if x.macs)
+
+
+def test_one_step_after_the_other(machine):
+    """Progress is told in steps that begin and end; notes are one line."""
+    told, open_steps = [], []
+
+    class Listening:
+        @contextlib.contextmanager
+        def step(self, title, total=None):
+            assert not open_steps
+            open_steps.append(title)
+            done = []
+            yield lambda: done.append(1)
+            told.append((title, total, len(done)))
+            open_steps.pop()
+
+        def note(self, text):
+            assert "\n" not in text
+
+    result = compress.run(cnn(), data=images(), progress=Listening())
+    assert len(told) >= 6
+    assert {name for name, _, _ in told} == {s.name for s in result.report.steps}
+    for title, total, done in told:
+        assert total is None or done <= total, title
 
 
 def test_an_evaluation_that_fails_is_the_users_error(machine):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from compress.errors import UsageError
 from compress.evidence.data import CalibrationData, open_calibration
+from compress.evidence.npz import write_npz
 from compress.evidence.synthetic import synthesise
 from compress.progress import Progress
 from compress.stages.subject import Subject
@@ -93,7 +94,7 @@ def write_sample(sample: Feeds, path: Path) -> Path:
     """The sample as an .npz with one array per input."""
     if any(array.dtype.hasobject for array in sample.values()):
         raise UsageError("inputs of strings cannot be compressed: give a model with tensor inputs")
-    np.savez(path, **sample)  # type: ignore[arg-type]
+    write_npz(path, sample)
     return path
 
 
