@@ -182,6 +182,8 @@ def test_an_interrupted_run_leaves_nothing(folder: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell that runs the suite in the background has its children ignore the signal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
     while process.stderr.readline().strip() != "measuring layers on this machine":

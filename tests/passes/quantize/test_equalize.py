@@ -104,7 +104,9 @@ def feeds_of(model):
     result = {}
     for value in model.graph.inputs:
         shape = [d if isinstance(d, int) else 3 for d in value.shape]
-        result[value.name] = floats(*shape) if value.name == "x" else np.array(True)
+        # drawn anew in each call: the same feeds whatever tests ran before
+        drawn = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        result[value.name] = drawn if value.name == "x" else np.array(True)
     return result
 
 
@@ -156,7 +158,8 @@ def test_channels_come_closer_when_activations_were_observed(name, value, parse,
     statistics = TensorStatistics()
     statistics.update(summarise(before))
     assert Equalize({value: statistics}).run(model)
-    assert ratio(watch(model)) < 0.1 * ratio(before)
+    # the rule leaves sqrt(r1 r2) of each channel, and the weights r2 are even to a factor of four
+    assert ratio(watch(model)) < 2 * np.sqrt(ratio(before))
 
 
 def test_dead_channels_stay_what_they_are(parse, run):
