@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import random
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import onnx_ir as ir
@@ -15,8 +18,13 @@ from compress.report.html import PAGE_FILE, render
 from compress.report.schema import Plan, Report
 from compress.report.write_json import PLAN_FILE, REPORT_FILE, is_result, to_json
 
-ATTEMPTS = 5
-"""How often a folder is put in its place when another process keeps doing the same."""
+ATTEMPTS = 50
+"""How often a folder is put in its place when other processes keep doing the same."""
+
+TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+
+LONGEST_PAUSE_S = 0.02
+"""Between two attempts, drawn at random so that no process keeps losing."""
 
 
 def save(folder: Path, model: ir.Model, report: Report, plan: Plan, *, force: bool = False) -> Path:
@@ -70,11 +78,27 @@ def check_replaceable(folder: Path, *, force: bool = False) -> None:
         return
     if not folder.is_dir():
         raise UsageError(f"{folder} is a file: give a folder for the results")
-    if not force and any(folder.iterdir()) and not is_result(folder):
-        raise UsageError(
-            f"{folder} is not empty and not the result of a run: choose another folder, or replace "
-            "all it holds with --force"
-        )
+    for _ in range(3):
+        # another run may be replacing its result just now: what is foreign stays foreign
+        if force or is_result(folder) or _is_empty(folder):
+            return
+        _pause()
+    raise UsageError(
+        f"{folder} is not empty and not the result of a run: choose another folder, or replace "
+        "all it holds with --force"
+    )
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether the folder holds nothing, or is no longer there."""
+    try:
+        return not any(folder.iterdir())
+    except FileNotFoundError:
+        return True
+
+
+def _pause() -> None:
+    time.sleep(random.uniform(0.0, LONGEST_PAUSE_S))
 
 
 def _put_in_place(made: Path, place: Path, aside: Path) -> None:
@@ -85,12 +109,14 @@ def _put_in_place(made: Path, place: Path, aside: Path) -> None:
             place.rename(old)
         try:
             made.rename(place)
-        except OSError:
-            # another process was faster; without one, what was there before goes back
+        except OSError as error:
+            if error.errno in TAKEN and attempt < ATTEMPTS - 1:
+                # another process was faster
+                _pause()
+                continue
             if old.exists() and not place.exists():
                 old.rename(place)
-            if attempt == ATTEMPTS - 1 or not place.is_dir():
-                raise
+            raise
         else:
             shutil.rmtree(old, ignore_errors=True)
             return
