@@ -65,7 +65,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[torch,dev]'
 	@touch $@ $(VENV)/.core
 
-$(VENV)/.bench: $(VENV)/.dev benchmarks/requirements.txt benchmarks/peers/requirements.txt
+$(VENV)/.bench: $(VENV)/.dev $(wildcard benchmarks/*.txt) benchmarks/peers/requirements.txt
 	$(PIP) --requirement benchmarks/requirements.txt
+	$(PIP) --no-deps --requirement benchmarks/requirements-alone.txt
 	$(BIN)/python -m benchmarks.peers.interpreter
 	@touch $@

@@ -127,14 +127,7 @@ def compare(
 ) -> list[Row]:
     """One row per method: built, evaluated and timed. The first method must be float."""
     chosen = [method for method in methods if not method.only or case.name in method.only]
-    built: dict[str, Built] = {}
-    evaluated: dict[str, Evaluated] = {}
-    for method in chosen:
-        _say(f"{case.name}: {method.name}")
-        built[method.name] = made = build(method, case, retry)
-        if made.artifact is not None:
-            artifact = Timed(made.artifact, method.runtime)
-            evaluated[method.name] = evaluate(case, artifact, environment)
+    built, evaluated = prepare(case, chosen, environment, retry)
     reference = Timed(case.model_path())
     to_time = {
         method.name: Timed(path, method.runtime)
@@ -151,6 +144,21 @@ def compare(
         _row(case, method, built[method.name], evaluated, ratios.get(method.name), float_scores)
         for method in chosen
     ]
+
+
+def prepare(
+    case: Case, methods: Sequence[Method], environment: Environment, retry: bool = False
+) -> tuple[dict[str, Built], dict[str, Evaluated]]:
+    """Builds and evaluates; an artifact that was not built is not evaluated."""
+    built: dict[str, Built] = {}
+    evaluated: dict[str, Evaluated] = {}
+    for method in methods:
+        _say(f"{case.name}: {method.name}")
+        built[method.name] = made = build(method, case, retry)
+        if made.artifact is not None:
+            artifact = Timed(made.artifact, method.runtime)
+            evaluated[method.name] = evaluate(case, artifact, environment)
+    return built, evaluated
 
 
 def _row(
@@ -246,6 +254,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one setting each, two rounds")
     parser.add_argument("--retry", action="store_true", help="try again what failed before")
     parser.add_argument("--rounds", type=int, help="timing processes per model")
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="only build and evaluate; timing, which wants a quiet machine, is left for later",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.md")
     arguments = parser.parse_args()
     methods = list(all_methods())
@@ -261,6 +274,10 @@ def main() -> None:
     for name in arguments.models:
         case = load(name)
         try:
+            if arguments.prepare:
+                applicable = [m for m in methods if not m.only or name in m.only]
+                prepare(case, applicable, environment, arguments.retry)
+                continue
             rows += compare(case, methods, environment, rounds, arguments.retry)
         except FetchError as error:
             _say(f"{name}: skipped: {error}")
@@ -268,7 +285,8 @@ def main() -> None:
         cases.append(case)
         # After every model, so that a run that is stopped leaves what it has.
         table.write(arguments.output, cases, rows, environment, rounds)
-    _say(f"written: {arguments.output}")
+    if not arguments.prepare:
+        _say(f"written: {arguments.output}")
 
 
 if __name__ == "__main__":

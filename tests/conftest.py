@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from known_machine import KnownMachine
+
+_STATES: dict[str, Any] = {}
+
+
+@pytest.fixture(autouse=True)
+def same_numbers(request: pytest.FixtureRequest) -> None:
+    """Every test draws what it would draw if it ran alone, from its module's RNG."""
+    generator = getattr(request.module, "RNG", None)
+    if isinstance(generator, np.random.Generator):
+        state = _STATES.setdefault(request.module.__name__, generator.bit_generator.state)
+        generator.bit_generator.state = state
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from compress.evidence.statistics import TensorStatistics, collect, pack, unpack
 from compress.evidence.store import EvidenceStore
+from compress.execute.arithmetic import adds_pairs_in_16_bits
 from compress.execute.session import Feeds, value_shapes
 from compress.graph.identity import model_hash
 from compress.graph.layers import Layer, find_layers
@@ -86,6 +87,7 @@ def gather(
             store=store,
             host=host,
             workers=workers,
+            paired=adds_pairs_in_16_bits(),
         )
 
     technique = observe(subject.model, subject.key)

@@ -52,26 +52,36 @@ class WeightProbe(Pass):
     form: Form
     raw: tuple[str, float, float] | None = None
     """The value before a smooth activation, with its range."""
+    paired: bool = False
+    """See `QuantizeLayers`."""
 
     @classmethod
-    def of(cls, layer: Layer, form: Form, ranges: Mapping[str, tuple[float, float]]) -> WeightProbe:
+    def of(
+        cls,
+        layer: Layer,
+        form: Form,
+        ranges: Mapping[str, tuple[float, float]],
+        *,
+        paired: bool = False,
+    ) -> WeightProbe:
         raw = str(layer.node.outputs[0].name)
         rounded = form is Form.INT8 and layer.smooth
-        return cls(layer.name, form, (raw, *ranges[raw]) if rounded else None)
+        paired = paired and not layer.depthwise and form is not Form.BLOCK
+        return cls(layer.name, form, (raw, *ranges[raw]) if rounded else None, paired)
 
     def key(self) -> tuple[object, ...]:
-        return ("weight", self.layer, self.form.value, self.raw or ())
+        return ("weight", self.layer, self.form.value, self.raw or (), self.paired)
 
     def run(self, model: ir.Model) -> bool:
         layer = next(x for x in find_layers(model) if x.name == self.layer)
         if self.form in (Form.DYNAMIC, Form.BLOCK):
-            return QuantizeLayers({self.layer: self.form}, {}).run(model)
+            return QuantizeLayers({self.layer: self.form}, {}, self.paired).run(model)
         weight = constant(layer.weight)
         assert weight is not None
         assert layer.weight is not None
         axis = 0 if layer.op == "Conv" or attribute_int(layer.node, "transB", 0) else 1
-        scales = mse_channel_scales(weight, axis)
-        levels = quantize_symmetric(weight, scales, axis)
+        scales = mse_channel_scales(weight, axis, paired=self.paired)
+        levels = quantize_symmetric(weight, scales, axis, paired=self.paired)
         shape = [1] * weight.ndim
         shape[axis] = -1
         rounded = levels.astype(weight.dtype) * scales.reshape(shape)

@@ -23,6 +23,7 @@ from compress.graph.traversal import (
     scalar,
 )
 from compress.passes.quantize.forms import BLOCK_SIZE, PASSES_THROUGH, Form, writes_uint8
+from compress.passes.quantize.keep_float import KeepFloat
 from compress.passes.quantize.scales import (
     AffineScale,
     affine_scale,
@@ -53,22 +54,27 @@ class QuantizeLayers(Pass):
     3. A Relu or Clip whose bounds the uint8 range already enforces is dropped: saturation does it,
        and the Quantize must follow the operator directly or onnxruntime leaves it in float.
     4. Operators that only move values share one scale between input and output.
+    5. Float operators between integer ones stay float (see `KeepFloat`).
+    6. Where `paired`, no two neighbouring weights exceed what 16 bits hold of their products;
+       depthwise convolutions and blocks add in 32 bits everywhere.
 
     Attributes:
         forms: layer name -> form; layers that are not named stay float.
         ranges: value name -> (low, high), for every value that an int8 layer reads or writes.
+        paired: whether weights are kept from saturating 16-bit sums (see `settle_pairs`).
     """
 
     name: ClassVar[str] = "quantize-layers"
 
     forms: Mapping[str, Form]
     ranges: Mapping[str, tuple[float, float]]
+    paired: bool = False
 
     def run(self, model: ir.Model) -> bool:
         layers = [layer for layer in find_layers(model) if self._form(layer) is not Form.FLOAT]
         if not layers:
             return False
-        writer = _Writer(model.graph, self.ranges, layers)
+        writer = _Writer(model.graph, self.ranges, layers, paired=self.paired)
         by_output = {id(x.output) for x in layers if writes_uint8(x, self._form(x))}
         for layer in layers:
             form = self._form(layer)
@@ -77,6 +83,7 @@ class QuantizeLayers(Pass):
                     if id(value) not in by_output:
                         writer.quantize_for_readers(value)
             writer.rewrite(layer, form)
+        KeepFloat().run(model)
         # operators written directly read the uint8 value: its dequantized form may go unread
         remove_dead([p for v in writer.dequantized.values() if (p := v.producer()) is not None])
         _drop_unused_weights(model.graph)
@@ -97,9 +104,15 @@ class _Writer:
     """
 
     def __init__(
-        self, graph: ir.Graph, ranges: Mapping[str, tuple[float, float]], layers: Sequence[Layer]
+        self,
+        graph: ir.Graph,
+        ranges: Mapping[str, tuple[float, float]],
+        layers: Sequence[Layer],
+        *,
+        paired: bool = False,
     ) -> None:
         self.graph = graph
+        self.paired = paired
         self.ranges = ranges
         self.names = {
             id(value): str(value.name)
@@ -204,8 +217,8 @@ class _Writer:
     def _weight(self, layer: Layer, axis: int) -> tuple[Array, Array]:
         weight = constant(layer.weight)
         assert weight is not None
-        scales = mse_channel_scales(weight, axis)
-        return quantize_symmetric(weight, scales, axis), scales
+        scales = mse_channel_scales(weight, axis, paired=self.paired)
+        return quantize_symmetric(weight, scales, axis, paired=self.paired), scales
 
     def _dequantized_constant(
         self, name: str, levels: Array, scales: Array, axis: int, before: ir.Node
@@ -268,11 +281,12 @@ class _Writer:
         weight, bias = constant(layer.weight), constant(layer.bias)
         assert weight is not None
         assert layer.weight is not None
-        scales = mse_channel_scales(weight, axis)
+        paired = self.paired and not layer.depthwise
+        scales = mse_channel_scales(weight, axis, paired=paired)
         if bias is not None:
             bias = np.broadcast_to(bias, scales.shape)
             scales = np.maximum(scales, smallest_scales(bias, float(input_scale.scale)))
-        levels = quantize_symmetric(weight, scales, axis)
+        levels = quantize_symmetric(weight, scales, axis, paired=paired)
         dequantized = self._dequantized_constant(str(layer.weight.name), levels, scales, axis, node)
         node.replace_input_with(1, dequantized)
         if bias is not None and layer.bias is not None:

@@ -83,6 +83,7 @@ class Quantize(Technique):
         store: evidence.
         host: fingerprint of machine and runtime.
         workers: threads that measure distortions (never latencies).
+        paired: whether the host's kernels add pairs of products in 16 bits.
     """
 
     name: ClassVar[str] = "quantize"
@@ -96,6 +97,7 @@ class Quantize(Technique):
     host: str
     method: RangeMethod = RangeMethod.MSE
     workers: int = 2
+    paired: bool = False
 
     def ranges(self, method: RangeMethod | None = None) -> dict[str, tuple[float, float]]:
         """The range of every observed value."""
@@ -153,11 +155,12 @@ class Quantize(Technique):
                 self.reference.fingerprint,
                 method.value,
                 sorted((k, f.value) for k, f in forms.items()),
+                self.paired,
             )
             known = self.store.get(key)
             if not isinstance(known, float):
                 candidate = self.model.clone()
-                QuantizeLayers(forms, self.ranges(method)).run(candidate)
+                QuantizeLayers(forms, self.ranges(method), self.paired).run(candidate)
                 known = self.reference.compare(candidate).distortion
                 self.store.put(key, known)
             scores[method.value] = known
@@ -266,7 +269,9 @@ class Quantize(Technique):
         for layer in layers:
             for form in worthwhile[layer.name]:
                 if layer.weight is not None:
-                    probes[layer.name, form] = WeightProbe.of(layer, form, ranges)
+                    probes[layer.name, form] = WeightProbe.of(
+                        layer, form, ranges, paired=self.paired
+                    )
                 if form.reads_uint8:
                     for value in (
                         *layer.inputs,
@@ -344,7 +349,7 @@ class Quantize(Technique):
             if option.technique == self.name
         }
         result = model.clone()
-        QuantizeLayers(forms, self.ranges()).run(result)
+        QuantizeLayers(forms, self.ranges(), self.paired).run(result)
         return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from compress.execute.arithmetic import adds_pairs_in_16_bits
 from compress.graph.layers import find_layers
 from compress.passes.quantize.forms import Form
 from compress.passes.quantize.probes import ValueProbe, WeightProbe
@@ -95,7 +96,7 @@ def test_forms_that_round_inside_the_operator_are_written_in_whole(form, parse, 
     )
     layer = find_layers(model)[0]
     probed = model.clone()
-    assert WeightProbe.of(layer, form, {}).run(probed)
+    assert WeightProbe.of(layer, form, {}, paired=adds_pairs_in_16_bits()).run(probed)
     assert any(n.domain == "com.microsoft" for n in probed.graph)
     feeds = {"x": floats(2, 5, 200)}
     error = run(probed, feeds)["y"] - run(model, feeds)["y"]
@@ -128,5 +129,6 @@ def test_keys_tell_probes_apart(model):
         WeightProbe.of(conv, Form.INT8, {**ranges, "a": (-2.0, 2.0)}).key(),
         WeightProbe.of(gemm, Form.INT8, ranges).key(),
         WeightProbe.of(gemm, Form.DYNAMIC, ranges).key(),
+        WeightProbe.of(conv, Form.INT8, ranges, paired=True).key(),
     ]
     assert len(set(keys)) == len(keys)

@@ -10,11 +10,15 @@ import onnx_ir as ir
 import pytest
 
 from compress.evidence.store import EvidenceStore
+from compress.execute.arithmetic import adds_pairs_in_16_bits
 from compress.graph.layers import find_layers
 from compress.graph.printer import to_text
 from compress.passes.quantize.cells import is_fused, measure_cell
 from compress.passes.quantize.forms import Form, observed, possible_forms
 from compress.passes.quantize.qdq import QuantizeLayers, round_value
+
+PAIRED = adds_pairs_in_16_bits()
+"""As `compress run` would have it on the machine that the tests run on."""
 
 RNG = np.random.default_rng(7)
 IMAGE = "g (float[N,4,8,8] x) => "
@@ -91,8 +95,8 @@ CASES = {
     # the value behind the convolution is read in both domains
     "mixed_readers": Case(
         IMAGE + "(float[N,8,6,6] y) { a = Conv (x, w, b) c = Relu (a) p = Conv (c, u, d)"
-        " q = Exp (c) y = Sub (p, q) }",
-        {**CONV, **POINTWISE}, {"Conv": INT8}, ("QLinearConv", "Exp"), FLOAT_CONV,
+        " q = Sin (c) y = Sub (p, q) }",
+        {**CONV, **POINTWISE}, {"Conv": INT8}, ("QLinearConv", "Sin"), FLOAT_CONV,
         conversions=(1, 2)),
     # a float layer writes it, an integer and a float layer read it
     "float_value_with_mixed_readers": Case(
@@ -205,6 +209,17 @@ CASES = {
         {"w": floats(64, 32), "u": floats(64, 32)}, {"MatMul": OUT},
         ("MatMulIntegerToFloat",), ("MatMul",),
         conversions=(1, 0)),
+    # onnxruntime would quantize the operator in the middle, with one scale for all its weights
+    "float_between_integers": Case(
+        IMAGE + "(float[N,8,10,10] y) { a = Conv <pads = [1,1,1,1]> (x, w, b) c = Relu (a)"
+        " d = ConvTranspose (c, t) e = Relu (d) y = Conv (e, u, d0) }",
+        {**CONV, "t": floats(8, 8, 3, 3, scale=0.2), "u": POINTWISE["u"], "d0": POINTWISE["d"]},
+        {"Conv": INT8}, ("QLinearConv", "ConvTranspose"), FLOAT_CONV, conversions=(2, 2)),
+    "float_matmul_between_integers": Case(
+        MATRIX + "(float[N,8] y) { a = Gemm (x, w) c = Relu (a) d = MatMul (c, u) e = Add (d, b)"
+        " f = Relu (e) y = Gemm (f, v) }",
+        {"w": floats(64, 16), "u": floats(16, 16), "b": floats(16), "v": floats(16, 8)},
+        {"Gemm": INT8}, ("QGemm",), (), conversions=(2, 2)),
     "int8_into_float_out": Case(
         "g (float[N,4,16] x) => (float[N,8,32] y) { a = Conv <pads = [1,1]> (x, w, b)"
         " c = Relu (a) y = MatMul (c, v) }",
@@ -284,7 +299,7 @@ def test_numbers_and_kernels(name, parse, run, kernels):
     assert forms
     expected = run(model, feeds)
     declared = [(v.name, v.dtype, v.shape) for v in model.graph.outputs]
-    QuantizeLayers(forms, ranges).run(model)
+    QuantizeLayers(forms, ranges, PAIRED).run(model)
     assert [(v.name, v.dtype, v.shape) for v in model.graph.outputs] == declared
     found = run(model, feeds)
     reference = run(model, feeds, optimised=False)
@@ -321,8 +336,8 @@ def test_every_layer_fuses_by_itself(name, parse, run):
 def test_the_same_options_give_the_same_model(name, parse, run):
     model, _, forms, ranges = build(CASES[name], parse, run)
     first, second = model.clone(), model.clone()
-    QuantizeLayers(forms, ranges).run(first)
-    QuantizeLayers(forms, ranges).run(second)
+    QuantizeLayers(forms, ranges, PAIRED).run(first)
+    QuantizeLayers(forms, ranges, PAIRED).run(second)
     assert to_text(first, weights=True) == to_text(second, weights=True)
     assert_names_are_unique(first)
 
@@ -350,7 +365,7 @@ def int8_noise(parse, run, text, forms, **tensors):
     model = parse(text, **tensors)
     feeds = feeds_of(model)
     expected = run(model, feeds)
-    QuantizeLayers(forms_of(model, forms), ranges_of(model, feeds, run)).run(model)
+    QuantizeLayers(forms_of(model, forms), ranges_of(model, feeds, run), PAIRED).run(model)
     assert_names_are_unique(model)
     found = run(model, feeds)
     return max(noise(expected[name], found[name]) for name in expected)
@@ -393,7 +408,7 @@ def test_names_that_are_taken_already_are_left_alone(parse, run):
     next(n for n in model.graph if n.op_type == "Neg").name = "x.dequantize"
     feeds = feeds_of(model)
     expected = run(model, feeds)
-    QuantizeLayers(forms_of(model, {"Conv": INT8}), ranges_of(model, feeds, run)).run(model)
+    QuantizeLayers(forms_of(model, {"Conv": INT8}), ranges_of(model, feeds, run), PAIRED).run(model)
     assert_names_are_unique(model)
     assert noise(expected["y"], run(model, feeds)["y"]) < 0.05
 
@@ -416,8 +431,8 @@ def test_a_subgraph_reads_what_it_captured(flag, parse, run):
     model = parse(text, **CONV, u=POINTWISE["u"], v=POINTWISE["d"])
     feeds = {"x": floats(2, 4, 8, 8), "flag": np.array(flag)}
     expected = run(model, feeds)
-    ranges = {"x": (-4.0, 4.0), "c": (0.0, 20.0), "d": (-60.0, 60.0)}
-    QuantizeLayers(forms_of(model, {"Conv": INT8}), ranges).run(model)
+    ranges = {"x": (-4.0, 4.0), "c": (0.0, 40.0), "d": (-90.0, 90.0)}
+    QuantizeLayers(forms_of(model, {"Conv": INT8}), ranges, PAIRED).run(model)
     assert_names_are_unique(model)
     assert noise(expected["y"], run(model, feeds)["y"]) < 0.05
 
@@ -435,8 +450,30 @@ def test_an_activation_inside_a_subgraph_is_no_part_of_the_layer(parse, run):
     feeds = {"x": floats(2, 4, 8, 8), "flag": np.array(True)}
     expected = run(model, feeds)
     ranges = {"x": (-4.0, 4.0), "a": (-30.0, 30.0)}
-    QuantizeLayers(forms_of(model, {"Conv": INT8}), ranges).run(model)
+    QuantizeLayers(forms_of(model, {"Conv": INT8}), ranges, PAIRED).run(model)
     assert noise(expected["y"], run(model, feeds)["y"]) < 0.05
+
+
+@pytest.mark.parametrize("channels", [8, 2])
+def test_a_layer_that_was_left_in_float_keeps_its_weights(channels, parse, run, kernels):
+    """Output channels of very different size: one scale for all would round the small ones away."""
+    middle = floats(8, channels, 3, 3) * np.geomspace(1e-3, 1, 8).reshape(8, 1, 1, 1)
+    model = parse(
+        IMAGE + "(float[N,8,6,6] y) { a = Conv <pads = [1,1,1,1]> (x, w) c = Conv (a, u)"
+        " y = Conv (c, v) }",
+        w=floats(channels, 4, 3, 3, scale=0.2),
+        u=middle.astype(np.float32),
+        v=(np.diag(np.geomspace(1e3, 1, 8)).reshape(8, 8, 1, 1)).astype(np.float32),
+    )
+    feeds = feeds_of(model)
+    ranges = ranges_of(model, feeds, run)
+    quantized = model.clone()
+    QuantizeLayers({"a": INT8, "y": INT8}, ranges, PAIRED).run(quantized)
+    ran = kernels(quantized, feeds)
+    assert ran.count("QLinearConv") == 2
+    assert any(kernel in FLOAT_CONV for kernel in ran)
+    found, reference = run(quantized, feeds)["y"], run(quantized, feeds, optimised=False)["y"]
+    assert noise(reference, found) < 1e-3
 
 
 def test_nothing_to_do_says_so(parse):
@@ -449,14 +486,14 @@ def test_nothing_to_do_says_so(parse):
 
 def test_float_weights_are_not_shipped_beside_integers(parse, run):
     model, _, forms, ranges = build(CASES["conv_chain"], parse, run)
-    QuantizeLayers(forms, ranges).run(model)
+    QuantizeLayers(forms, ranges, PAIRED).run(model)
     large = [v for v in model.graph.initializers.values() if v.const_value.size > 16]
     assert {v.dtype for v in large} == {ir.DataType.INT8}
 
 
 def test_shared_weights_are_stored_once(parse, run):
     model, _, forms, ranges = build(CASES["shared_weights"], parse, run)
-    QuantizeLayers(forms, ranges).run(model)
+    QuantizeLayers(forms, ranges, PAIRED).run(model)
     assert sum(v.dtype is ir.DataType.INT8 and v.const_value.size > 16
                for v in model.graph.initializers.values()) == 1  # fmt: skip
 

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from compress.passes.quantize.scales import (
+    PAIR_SUM,
     affine_scale,
     channel_scales,
     mse_channel_scales,
     quantize_bias,
     quantize_blocks,
     quantize_symmetric,
+    settle_pairs,
     smallest_scales,
 )
 
@@ -145,3 +147,64 @@ def test_channels_of_any_axis(axis):
     assert scales.shape == (weight.shape[axis],)
     alone = [mse_channel_scales(np.take(weight, [i], axis), axis)[0] for i in range(scales.size)]
     np.testing.assert_array_equal(scales, alone)
+
+
+KERNELS = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3))
+LEVELS = KERNELS.flatmap(
+    lambda shape: arrays.arrays(
+        np.float32, shape, elements=st.integers(-127, 127).map(float) | st.sampled_from([-127.0, 127.0])
+    )
+)
+
+
+def neighbours(levels):
+    """(left, right) of every pair along the reduction, in both orders of its axes."""
+    for order in (levels, np.moveaxis(levels, 1, -1)):
+        rows = order.reshape(len(levels), -1)
+        yield rows[:, :-1], rows[:, 1:]
+
+
+@SETTINGS
+@given(LEVELS)
+def test_settled_pairs_fit_into_16_bits(levels):
+    settled = settle_pairs(levels)
+    assert settled.shape == levels.shape
+    assert (np.rint(settled) == settled).all()
+    for left, right in neighbours(settled.astype(np.int64)):
+        assert (np.abs(left + right) <= PAIR_SUM).all()
+        assert (np.abs(255 * left + 255 * right) <= 32767).all()
+        assert (np.abs(255 * np.maximum(left, 0) + 255 * np.maximum(right, 0)) <= 32767).all()
+    # only magnitudes shrink, and no sign turns
+    assert (np.abs(settled) <= np.abs(levels)).all()
+    assert (settled * levels >= 0).all()
+    np.testing.assert_array_equal(settle_pairs(settled), settled)
+
+
+@SETTINGS
+@given(LEVELS)
+def test_pairs_that_fit_are_left_alone(levels):
+    small = np.trunc(levels / 2)
+    np.testing.assert_array_equal(settle_pairs(small), small)
+
+
+@SETTINGS
+@given(matrices())
+def test_scales_for_pairs_are_at_least_as_good_as_half_the_range(weight):
+    """Fewer levels for all weights is what other quantizers do about it (`reduce_range`)."""
+    scales = mse_channel_scales(weight, 0, paired=True)
+    levels = quantize_symmetric(weight, scales, 0, paired=True)
+    half = np.maximum(np.abs(weight).max(axis=1) / 63.5, 1e-20).astype(np.float32)[:, None]
+    usual = np.clip(np.rint(weight / half), -64, 64) * half
+    error = np.square(weight - levels * scales[:, None]).sum(axis=1, dtype=np.float64)
+    assert (error <= np.square(weight - usual).sum(axis=1, dtype=np.float64) * 1.001 + 1e-9).all()
+
+
+def test_scales_found_again_are_the_same_and_nobody_elses():
+    weight = np.random.default_rng(1).standard_normal((600, 500)).astype(np.float32)
+    first = mse_channel_scales(weight, 0)
+    first[0] = 7.0
+    again = mse_channel_scales(weight, 0)
+    assert again[0] != 7.0
+    # blocks of rows do not change what is found
+    np.testing.assert_array_equal(again[123:124], mse_channel_scales(weight[123:124], 0))
+    assert not np.array_equal(again, mse_channel_scales(weight, 0, paired=True))
