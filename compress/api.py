@@ -19,6 +19,7 @@ from compress.backends.trials import Workshop
 from compress.errors import UsageError
 from compress.evidence.evaluation import open_evaluation
 from compress.evidence.store import EvidenceStore
+from compress.execute.memory import give_back
 from compress.execute.session import Feeds, Runner
 from compress.hardware.device import Device, load_device
 from compress.hardware.host import detect
@@ -149,7 +150,7 @@ def run(
             if evaluate is None
             else open_evaluation(evaluate, subject.inputs, subject.outputs),
             samples=calibration.fidelity,
-            expected=_outputs(subject.given.path, calibration.fidelity, folder),
+            expected=_Kept(subject.given.path, calibration.fidelity, folder),
             kinds=subject.kinds,
             data_key=calibration.data.fingerprint,
             feeds=calibration.typical,
@@ -235,22 +236,34 @@ def _check_choices(objective: str, techniques: Sequence[str]) -> None:
             raise UsageError(f"unknown technique {name!r}: there is {', '.join(TECHNIQUES)}")
 
 
-def _outputs(model: Path, samples: Iterable[Feeds], folder: Path) -> tuple[dict[str, Any], ...]:
-    """The model's outputs for every sample, mapped from files: they may be large."""
-    runner = Runner(model, frugal=True)
-    result = []
-    for index, sample in enumerate(samples):
-        outputs: dict[str, Any] = {}
-        for number, (name, array) in enumerate(runner(sample).items()):
-            if array.dtype.hasobject:
-                # strings: never compared, and no file can be mapped to them
+class _Kept(Sequence[Mapping[str, Any]]):
+    """The model's outputs for every sample, in files: they may be large."""
+
+    def __init__(self, model: Path, samples: Iterable[Feeds], folder: Path) -> None:
+        runner = Runner(model, frugal=True)
+        self._samples: list[dict[str, Any]] = []
+        for index, sample in enumerate(samples):
+            outputs: dict[str, Any] = {}
+            for number, (name, array) in enumerate(runner(sample).items()):
                 outputs[name] = array
-                continue
-            path = folder / f"expected-{index}-{number}.npy"
-            np.save(path, array)
-            outputs[name] = np.load(path, mmap_mode="r")
-        result.append(outputs)
-    return tuple(result)
+                # strings are never compared, and stay as they are
+                if not array.dtype.hasobject:
+                    outputs[name] = folder / f"expected-{index}-{number}.npy"
+                    np.save(outputs[name], array)
+            self._samples.append(outputs)
+        del runner
+        give_back()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return {
+            name: np.load(kept) if isinstance(kept, Path) else kept
+            for name, kept in self._samples[index].items()
+        }
 
 
 def _as_python(model: Any, target: object) -> str:

@@ -15,6 +15,7 @@ from compress.backends.onnxruntime import Artifact, describe, lower
 from compress.evidence.distortion import Comparison, Fidelity, OutputKind
 from compress.evidence.evaluation import Evaluation
 from compress.evidence.store import EvidenceStore
+from compress.execute.memory import give_back
 from compress.execute.session import Feeds, Runner
 from compress.hardware.timing import Samples, time_models
 
@@ -97,8 +98,9 @@ class Workshop:
         known = self.store.get(key)
         if isinstance(known, dict):
             return float(known["quality"]), known["per_sample"]
-        runner = Runner(trial.artifact.path, threads=self.threads)
+        runner = Runner(trial.artifact.path, threads=self.threads, frugal=True)
         quality = evaluation(lambda feeds: runner(feeds))
+        give_back()
         self.store.put(key, {"quality": quality, "per_sample": evaluation.per_sample})
         return quality, evaluation.per_sample
 
@@ -112,6 +114,8 @@ class Workshop:
         runner = Runner(trial.artifact.path, threads=self.threads, frugal=True)
         for feeds, expected in zip(self.samples, self.expected, strict=True):
             comparison.add(expected, runner(feeds))
+        del runner
+        give_back()
         result = comparison.result()
         self.store.put(key, dataclasses.asdict(result))
         return result
@@ -127,6 +131,7 @@ class Workshop:
         known = self.store.get_arrays(key)
         if known is None:
             names = {f"{i}": t.artifact.path for i, t in enumerate(trials)}
+            give_back()
             timed = time_models(names, self.feeds, threads=self.threads, advance=advance)
             known = {
                 f"{name}/{process}": np.array(times)

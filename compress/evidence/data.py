@@ -74,6 +74,11 @@ class CalibrationData:
         return digest("calibration", [record.digest for record in self._records])
 
     @property
+    def stable(self) -> bool:
+        """Whether reading the samples again runs no code of the user's."""
+        return self._source.stable
+
+    @property
     def sample_shapes(self) -> list[dict[str, tuple[int, ...]]]:
         """The shapes of each sample's inputs, in order."""
         return [record.shapes for record in self._records]

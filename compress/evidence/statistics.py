@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from compress.errors import UsageError
+from compress.execute.memory import give_back
 from compress.execute.session import Runner
 from compress.graph.traversal import new_initializer
 
@@ -212,6 +213,8 @@ def collect(
             except UsageError as error:
                 raise UsageError(f"{error} (value {name})") from None
         advance()
+    del runner
+    give_back()
     return result
 
 

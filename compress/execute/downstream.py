@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from compress.execute.session import Runner, with_outputs
+from compress.execute.memory import give_back
+from compress.execute.session import Runner, Samples, with_outputs
 from compress.graph.traversal import is_constant
 
 Array = npt.NDArray[Any]
@@ -26,7 +27,7 @@ class Tail:
     """The part of a model from one cut to its outputs, with the cut's values for every sample."""
 
     def __init__(
-        self, model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], feeds: list[Feeds]
+        self, model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], feeds: Samples
     ) -> None:
         self._model = model
         self._inputs = inputs
@@ -40,7 +41,10 @@ class Tail:
         model = ir.Model(graph, ir_version=self._model.ir_version)
         change(model)
         runner = Runner(model, frugal=True)
-        return [runner({name: f[name] for name in runner.inputs}) for f in self._feeds]
+        result = [runner({name: f[name] for name in runner.inputs}) for f in self._feeds]
+        del runner
+        give_back()
+        return result
 
 
 class Downstream:
@@ -50,9 +54,7 @@ class Downstream:
     worth of values is in memory at a time.
     """
 
-    def __init__(
-        self, model: ir.Model, samples: Sequence[Feeds], *, segments: int = SEGMENTS
-    ) -> None:
+    def __init__(self, model: ir.Model, samples: Samples, *, segments: int = SEGMENTS) -> None:
         self._model = model
         self._samples = samples
         self._nodes = list(model.graph)
@@ -80,7 +82,7 @@ class Downstream:
         if start == 0:
             inputs = [str(v.name) for v in self._model.graph.inputs]
             outputs = [str(v.name) for v in self._model.graph.outputs]
-            yield Tail(self._model, inputs, outputs, list(self._samples))
+            yield Tail(self._model, inputs, outputs, self._samples)
             return
         inputs = self._cut(start)
         outputs = [
@@ -101,6 +103,8 @@ class Downstream:
             if size > KEPT_BYTES and feeds:
                 break
             feeds.append(kept)
+        del runner
+        give_back()
         yield Tail(self._model, inputs, outputs, feeds)
 
     def _cut(self, start: int) -> list[str]:

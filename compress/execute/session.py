@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import collections
+import functools
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from compress.errors import DeviceError
+from compress.execute.memory import give_back, give_back_growth
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
+
+
+class Samples(Protocol):
+    """Inputs of several runs, gone through as often as needed: in memory, or read anew."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Feeds]: ...
+
 
 PROTOBUF_LIMIT = 2**31 - 1
 """A serialised message must stay below this many bytes; larger models go through a file."""
@@ -101,6 +111,7 @@ class Runner:
         threads: int = 1,
         profile_prefix: str | None = None,
         frugal: bool = False,
+        common_arena: bool = False,
     ) -> None:
         """Opens a session.
 
@@ -110,6 +121,8 @@ class Runner:
             profile_prefix: where to write a profile, if at all.
             frugal: run operators as soon as they can free memory, and keep none between runs;
                 slower, and never used for measuring.
+            common_arena: keep memory between runs in one arena with all other sessions that do,
+                which fits where they run in turns.
 
         Raises:
             DeviceError: onnxruntime refuses the model.
@@ -117,9 +130,13 @@ class Runner:
         import onnxruntime as ort
 
         options = session_options(threads=threads, profile_prefix=profile_prefix)
+        self._frugal = frugal
         if frugal:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
             options.enable_cpu_mem_arena = False
+        if common_arena:
+            _open_common_arena()
+            options.add_session_config_entry("session.use_env_allocators", "1")
         source: bytes | str
         # onnxruntime reads shared weights where they lie, for as long as they are held here
         self._shared: dict[str, ort.OrtValue] = {}
@@ -147,7 +164,20 @@ class Runner:
             arrays = self.session.run(names, dict(feeds))
         except Exception as error:
             raise DeviceError(f"onnxruntime failed while running: {first_line(error)}") from error
+        if self._frugal:
+            give_back_growth()
         return dict(zip(names, arrays, strict=True))
+
+
+@functools.cache
+def _open_common_arena() -> None:
+    """Once per process; as large as what one run needs, not rounded up to powers of two."""
+    import onnxruntime as ort
+
+    place = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    ort.create_and_register_allocator(place, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def first_line(error: BaseException) -> str:
@@ -173,6 +203,8 @@ def kernel_times(
             runner(feeds)
         with open(runner.session.end_profiling(), encoding="utf-8") as file:
             events: list[dict[str, Any]] = json.load(file)
+    del runner
+    give_back()
     samples: dict[tuple[int, str, str], list[float]] = collections.defaultdict(list)
     for event in events:
         name = str(event.get("name", ""))
@@ -192,8 +224,11 @@ def value_shapes(
     model: ir.Model, feeds: Feeds, names: Iterable[str]
 ) -> dict[str, tuple[tuple[int, ...], str]]:
     """(shape, dtype) of the named values for these inputs, by running the model once."""
-    arrays = Runner(with_outputs(model, names))(feeds)
-    return {name: (tuple(array.shape), str(array.dtype)) for name, array in arrays.items()}
+    arrays = Runner(with_outputs(model, names), frugal=True)(feeds)
+    found = {name: (tuple(array.shape), str(array.dtype)) for name, array in arrays.items()}
+    del arrays
+    give_back()
+    return found
 
 
 def with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:

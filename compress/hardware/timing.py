@@ -142,7 +142,7 @@ def _serve(request: Mapping[str, Any]) -> dict[str, list[float]]:
     runners: dict[str, Runner] = {}
     for name, path in request["models"].items():
         try:
-            runners[name] = Runner(Path(path), threads=threads)
+            runners[name] = Runner(Path(path), threads=threads, common_arena=True)
             # the first run allocates; and it shows whether the model runs at all
             runners[name](feeds)
         except DeviceError as error:

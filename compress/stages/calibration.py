@@ -20,7 +20,7 @@ MAX_SAMPLES = 64
 """Calibration samples that are used; more are thinned out evenly."""
 
 REFERENCE_SAMPLES = 8
-"""Samples on which every probe's distortion is measured."""
+"""Samples on which every probe's distortion is measured, at the most."""
 
 FIDELITY_SAMPLES = 32
 """Samples on which whole candidates are compared with the float model."""
@@ -40,15 +40,20 @@ class Calibration:
         synthetic: whether they were made up.
         description: one sentence for the report.
         typical: the sample that latencies are measured on: of median size.
-        reference, fidelity: few samples for probes, more for whole candidates.
+        fidelity: samples for whole candidates.
+        seed: of everything that is drawn from them.
     """
 
     data: CalibrationData
     synthetic: bool
     description: str
     typical: Feeds
-    reference: tuple[Feeds, ...]
     fidelity: CalibrationData
+    seed: int
+
+    def reference(self, count: int) -> CalibrationData:
+        """Few samples, for probes."""
+        return self.data.take(min(count, len(self.data)), self.seed)
 
 
 def open_samples(
@@ -79,14 +84,13 @@ def open_samples(
         place = source if isinstance(source, (str, Path)) else "Python"
         description = f"calibration samples from {place}"
     data = open_calibration(source, subject.inputs, limit=MAX_SAMPLES)
-    reference = tuple(data.take(REFERENCE_SAMPLES, seed))
     return Calibration(
         data=data,
         synthetic=synthetic,
         description=description,
         typical=_typical(data),
-        reference=reference,
         fidelity=data.take(FIDELITY_SAMPLES, seed),
+        seed=seed,
     )
 
 

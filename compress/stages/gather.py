@@ -11,7 +11,7 @@ import onnx_ir as ir
 from compress.evidence.statistics import TensorStatistics, collect, pack, unpack
 from compress.evidence.store import EvidenceStore
 from compress.execute.arithmetic import adds_pairs_in_16_bits
-from compress.execute.session import Feeds, value_shapes
+from compress.execute.session import Samples, value_shapes
 from compress.graph.identity import model_hash
 from compress.graph.layers import Layer, find_layers
 from compress.passes.base import Option
@@ -20,7 +20,7 @@ from compress.passes.quantize.forms import Form, observed
 from compress.passes.quantize.technique import Quantize, Reference
 from compress.passes.select import Problem
 from compress.progress import Progress
-from compress.stages.calibration import Calibration
+from compress.stages.calibration import REFERENCE_SAMPLES, Calibration
 from compress.stages.subject import Subject
 
 SHAPE_VALUES_AT_ONCE = 48
@@ -70,11 +70,11 @@ def gather(
     """Observes, measures and probes; everything is found again by content in a later run."""
     layers = tuple(find_layers(subject.model))
     shapes = value_shapes_of(subject.model, calibration, layers)
-    samples = _affordable(calibration, layers, shapes)
-    reference = Reference.of(
-        subject.model,
-        samples,
-        store.key("reference", calibration.data.fingerprint, len(samples)),
+    reference = calibration.reference(_affordable(layers, shapes))
+    # what is made anew at each pass, by code of the user's, is kept instead
+    samples: Samples = reference if reference.stable else tuple(reference)
+    reference_outputs = Reference.of(
+        subject.model, samples, store.key("reference", reference.fingerprint)
     )
 
     def observe(model: ir.Model, key: str) -> Quantize:
@@ -83,7 +83,7 @@ def gather(
             model_key=key,
             shapes=shapes,
             statistics=_statistics(model, key, calibration, shapes, store, progress),
-            reference=reference,
+            reference=reference_outputs,
             store=store,
             host=host,
             workers=workers,
@@ -108,16 +108,13 @@ def gather(
     )
 
 
-def _affordable(
-    calibration: Calibration, layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[Feeds, ...]:
+def _affordable(layers: Sequence[Layer], shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Fewer reference samples for large networks: each probe runs all of them.
 
     Counted in multiply-accumulates and not in seconds, so that a resumed run takes the same ones.
     """
     work = sum(layer.macs(shapes) for layer in layers)
-    count = int(np.clip(PROBE_MACS / max(work, 1), FEWEST_SAMPLES, len(calibration.reference)))
-    return calibration.reference[:: max(1, len(calibration.reference) // count)][:count]
+    return int(np.clip(PROBE_MACS / max(work, 1), FEWEST_SAMPLES, REFERENCE_SAMPLES))
 
 
 def _settled(technique: Quantize, progress: Progress) -> tuple[Quantize, dict[str, float]]:

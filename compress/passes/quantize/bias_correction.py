@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from compress.evidence.statistics import chunks
-from compress.execute.session import Feeds, Runner, with_outputs
+from compress.execute.session import Feeds, Runner, with_outputs, Samples
 from compress.graph.base import Pass
 from compress.graph.layers import Layer
 from compress.graph.traversal import constant, is_op, new_initializer
@@ -99,7 +99,7 @@ def mean_errors(
     float_model: ir.Model,
     quantized: ir.Model,
     layers: Sequence[Layer],
-    samples: Sequence[Feeds],
+    samples: Samples,
     sizes: Mapping[str, int],
 ) -> dict[str, Array]:
     """E[float] - E[quantized] per channel of every given layer's sum, for `CorrectBiases`.
@@ -119,7 +119,7 @@ def mean_errors(
     return result
 
 
-def _means(model: ir.Model, axes: Mapping[str, int], samples: Sequence[Feeds]) -> dict[str, Array]:
+def _means(model: ir.Model, axes: Mapping[str, int], samples: Samples) -> dict[str, Array]:
     runner = Runner(with_outputs(model, axes), frugal=True)
     totals: dict[str, Array] = {}
     for sample in samples:

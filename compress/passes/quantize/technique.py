@@ -15,7 +15,8 @@ from compress.evidence.distortion import Comparison, Fidelity, OutputKind, outpu
 from compress.evidence.statistics import TensorStatistics
 from compress.evidence.store import EvidenceStore
 from compress.execute.downstream import Downstream, Tail
-from compress.execute.session import Runner
+from compress.execute.memory import give_back
+from compress.execute.session import Runner, Samples
 from compress.graph.layers import Layer, find_layers
 from compress.passes.base import Boundary, Option, Proposal, Technique
 from compress.passes.quantize.cells import CellLatency, measure_cell
@@ -37,17 +38,19 @@ UNLIKE_RATIO = 4.0
 class Reference:
     """The float model's outputs on the samples that distortion is measured with."""
 
-    samples: tuple[Feeds, ...]
+    samples: Samples
     outputs: tuple[Mapping[str, Array], ...]
     kinds: Mapping[str, OutputKind]
     fingerprint: str
 
     @classmethod
-    def of(cls, model: ir.Model, samples: Sequence[Feeds], fingerprint: str) -> Reference:
+    def of(cls, model: ir.Model, samples: Samples, fingerprint: str) -> Reference:
         """Runs the float model on the samples."""
         runner = Runner(model, frugal=True)
         outputs = tuple(runner(sample) for sample in samples)
-        return cls(tuple(samples), outputs, output_kinds(model), fingerprint)
+        del runner
+        give_back()
+        return cls(samples, outputs, output_kinds(model), fingerprint)
 
     def distortion(self, outputs: Sequence[Mapping[str, Array]]) -> float:
         """Of outputs for the first samples; outputs that are missing are as in the float model."""
@@ -62,6 +65,8 @@ class Reference:
         runner = Runner(model, frugal=True)
         for feeds, expected in zip(self.samples, self.outputs, strict=True):
             comparison.add(expected, runner(feeds))
+        del runner
+        give_back()
         return comparison.result()
 
 
