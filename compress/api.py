@@ -20,7 +20,8 @@ from compress.errors import UsageError
 from compress.evidence.evaluation import open_evaluation
 from compress.evidence.store import EvidenceStore
 from compress.execute.memory import give_back
-from compress.execute.session import Feeds, Runner
+from compress.execute.runtime import Feeds
+from compress.execute.session import Runner
 from compress.hardware.device import Device, load_device
 from compress.hardware.host import detect
 from compress.passes.base import Budget

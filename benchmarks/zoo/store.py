@@ -7,9 +7,10 @@ import inspect
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,8 @@ def key_of(*parts: str | bytes | ModuleType) -> str:
     return digest.hexdigest()[:16]
 
 
-def samples(name: str, key: str, build: Callable[[], Iterable[Sample]]) -> list[Sample]:
-    """The data set `name`, built on first use and read from disk afterwards.
+def samples(name: str, key: str, build: Callable[[], Iterable[Sample]]) -> Sequence[Sample]:
+    """The data set `name`, built on first use; every sample is read from disk when it is asked for.
 
     Arrays may differ in shape from sample to sample. Written whole or not at all.
     """
@@ -43,7 +44,7 @@ def samples(name: str, key: str, build: Callable[[], Iterable[Sample]]) -> list[
             for field, array in sample.items()
         }
         _write_whole(path, flat)
-    return list(_read(path))
+    return _Stored(path)
 
 
 def folder_of_samples(name: str, build: Callable[[], Iterable[Sample]]) -> Path:
@@ -78,11 +79,25 @@ def _write_whole(path: Path, arrays: Sample) -> None:
     os.replace(file.name, path)
 
 
-def _read(path: Path) -> Iterator[Sample]:
-    grouped: dict[str, dict[str, npt.NDArray[np.generic]]] = {}
-    with np.load(path, allow_pickle=False) as content:
-        for full in content.files:
+class _Stored(Sequence[Sample]):
+    """The samples of a file that `samples` wrote. They may be many times what a run may hold."""
+
+    def __init__(self, path: Path) -> None:
+        self._content = np.load(path, allow_pickle=False)
+        grouped: dict[str, dict[str, str]] = {}
+        for full in self._content.files:
             index, field = full.split("/", 1)
-            grouped.setdefault(index, {})[field] = content[full]
-    for index in sorted(grouped):
-        yield grouped[index]
+            grouped.setdefault(index, {})[field] = full
+        self._members = [grouped[index] for index in sorted(grouped)]
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return {field: self._content[full] for field, full in self._members[index].items()}

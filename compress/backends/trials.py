@@ -16,7 +16,8 @@ from compress.evidence.distortion import Comparison, Fidelity, OutputKind
 from compress.evidence.evaluation import Evaluation
 from compress.evidence.store import EvidenceStore
 from compress.execute.memory import give_back
-from compress.execute.session import Feeds, Runner
+from compress.execute.runtime import Feeds
+from compress.execute.session import Runner
 from compress.hardware.timing import Samples, time_models
 
 Array = npt.NDArray[Any]
@@ -24,7 +25,10 @@ Array = npt.NDArray[Any]
 
 @dataclasses.dataclass(eq=False)
 class Trial:
-    """One candidate and what is known of it so far."""
+    """One candidate and what is known of it so far.
+
+    `reference` is the model as given, whose outputs are what others are compared with.
+    """
 
     name: str
     artifact: Artifact
@@ -38,6 +42,7 @@ class Trial:
     fidelity: Fidelity | None = None
     timing: Samples | None = None
     verdict: str = ""
+    reference: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,8 +84,8 @@ class Workshop:
         return Trial(name, lower(model, self.folder / name), model)
 
     def adopt(self, name: str, model: ir.Model, path: Path) -> Trial:
-        """A model that already is a file."""
-        return Trial(name, describe(path, model), model)
+        """The model as given, which already is a file."""
+        return Trial(name, describe(path, model), model, reference=True)
 
     def judge(self, trial: Trial) -> float:
         """Runs the trial's file on the calibration samples and the evaluation; its quality."""
@@ -111,10 +116,14 @@ class Workshop:
         if isinstance(known, dict):
             return Fidelity(**{**known, "worst": tuple(tuple(w) for w in known["worst"])})
         comparison = Comparison(self.kinds)
-        runner = Runner(trial.artifact.path, threads=self.threads, frugal=True)
-        for feeds, expected in zip(self.samples, self.expected, strict=True):
-            comparison.add(expected, runner(feeds))
-        del runner
+        if trial.reference:
+            for expected in self.expected:
+                comparison.add(expected, expected)
+        else:
+            runner = Runner(trial.artifact.path, threads=self.threads, frugal=True)
+            for feeds, expected in zip(self.samples, self.expected, strict=True):
+                comparison.add(expected, runner(feeds))
+            del runner
         give_back()
         result = comparison.result()
         self.store.put(key, dataclasses.asdict(result))

@@ -202,7 +202,7 @@ def collect(
     result = {name: TensorStatistics() for name in names}
     runner = None
     if inside:
-        runner = Runner(instrumented(model, {n: shapes[n] for n in inside}), frugal=True)
+        runner = Runner(instrumented(model, {n: shapes[n] for n in inside}), frugal=True, own=True)
     for sample in samples:
         found = {n: summarise(sample[n]) for n in names if n in inputs and sample[n].size}
         if runner is not None:

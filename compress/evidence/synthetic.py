@@ -16,7 +16,8 @@ from compress.evidence.data import InputSpec
 from compress.evidence.input_sizes import Shapes, choose_sizes
 from compress.evidence.norm_matching import match, norm_targets
 from compress.evidence.patterns import Style, draw, layout_of
-from compress.execute.session import Runner, first_line
+from compress.execute.runtime import first_line
+from compress.execute.session import Runner
 
 Sample = dict[str, NDArray[Any]]
 

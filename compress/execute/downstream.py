@@ -12,7 +12,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from compress.execute.memory import give_back
-from compress.execute.session import Runner, Samples, with_outputs
+from compress.execute.runtime import Samples
+from compress.execute.session import Runner, with_outputs
 from compress.graph.traversal import is_constant
 
 Array = npt.NDArray[Any]
@@ -40,7 +41,7 @@ class Tail:
         graph.opset_imports.update(self._model.opset_imports)
         model = ir.Model(graph, ir_version=self._model.ir_version)
         change(model)
-        runner = Runner(model, frugal=True)
+        runner = Runner(model, frugal=True, own=True)
         result = [runner({name: f[name] for name in runner.inputs}) for f in self._feeds]
         del runner
         give_back()
@@ -92,7 +93,9 @@ class Downstream:
         ]
         given = {str(v.name) for v in self._model.graph.inputs}
         computed = [name for name in inputs if name not in given]
-        runner = Runner(with_outputs(self._model, computed), frugal=True) if computed else None
+        runner = (
+            Runner(with_outputs(self._model, computed), frugal=True, own=True) if computed else None
+        )
         feeds: list[Feeds] = []
         size = 0
         for sample in self._samples:

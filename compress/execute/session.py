@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import collections
-import functools
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from compress.errors import DeviceError
-from compress.execute.memory import give_back, give_back_growth
+from compress.execute.memory import give_back
+from compress.execute.runtime import Array, Feeds, Session, session_options
 
 if TYPE_CHECKING:
     import onnxruntime as ort
-
-Array = npt.NDArray[Any]
-Feeds = Mapping[str, Array]
-
-
-class Samples(Protocol):
-    """Inputs of several runs, gone through as often as needed: in memory, or read anew."""
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Feeds]: ...
-
 
 PROTOBUF_LIMIT = 2**31 - 1
 """A serialised message must stay below this many bytes; larger models go through a file."""
@@ -53,13 +40,16 @@ def serialized(model: ir.Model) -> bytes | None:
     return message
 
 
-def detached(model: ir.Model) -> tuple[bytes, dict[str, Array]]:
+def detached(model: ir.Model, *, own: bool = False) -> tuple[bytes, dict[str, Array]]:
     """The model as a message without its large weights, and those weights by name.
 
     Weights are neither copied nor serialised, so that many variants of one model cost little, and
     models over 2 GB need no file.
+
+    Args:
+        own: the model is nobody else's: its weights may be taken out of it instead of a copy.
     """
-    clone = model.clone()
+    clone = model if own else model.clone()
     weights: dict[str, Array] = {}
     for name, value in list(clone.graph.initializers.items()):
         tensor = value.const_value
@@ -83,26 +73,8 @@ def detached(model: ir.Model) -> tuple[bytes, dict[str, Array]]:
     return message, weights
 
 
-def session_options(*, threads: int = 1, profile_prefix: str | None = None) -> ort.SessionOptions:
-    """Options as measured everywhere: one thread by default, quiet, nothing spinning."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if profile_prefix is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = profile_prefix
-    return options
-
-
-class Runner:
-    """An onnxruntime CPU session over a model in memory or on disk.
-
-    Calling it maps input arrays to output arrays by name.
-    """
+class Runner(Session):
+    """An onnxruntime CPU session over a model in memory or on disk."""
 
     def __init__(
         self,
@@ -111,18 +83,15 @@ class Runner:
         threads: int = 1,
         profile_prefix: str | None = None,
         frugal: bool = False,
-        common_arena: bool = False,
+        own: bool = False,
     ) -> None:
         """Opens a session.
 
         Args:
             model: a Model, a serialised one, or a file.
-            threads: of the runtime, within an operator.
-            profile_prefix: where to write a profile, if at all.
-            frugal: run operators as soon as they can free memory, and keep none between runs;
-                slower, and never used for measuring.
-            common_arena: keep memory between runs in one arena with all other sessions that do,
-                which fits where they run in turns.
+            threads, profile_prefix: see `session_options`.
+            frugal: see `Session`.
+            own: see `detached`.
 
         Raises:
             DeviceError: onnxruntime refuses the model.
@@ -130,60 +99,16 @@ class Runner:
         import onnxruntime as ort
 
         options = session_options(threads=threads, profile_prefix=profile_prefix)
-        self._frugal = frugal
-        if frugal:
-            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-            options.enable_cpu_mem_arena = False
-        if common_arena:
-            _open_common_arena()
-            options.add_session_config_entry("session.use_env_allocators", "1")
         source: bytes | str
         # onnxruntime reads shared weights where they lie, for as long as they are held here
         self._shared: dict[str, ort.OrtValue] = {}
         if isinstance(model, ir.Model):
-            source, weights = detached(model)
+            source, weights = detached(model, own=own)
             self._shared = {k: ort.OrtValue.ortvalue_from_numpy(a) for k, a in weights.items()}
             options.add_external_initializers(list(self._shared), list(self._shared.values()))
         else:
             source = str(model) if isinstance(model, Path) else model
-        try:
-            self.session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise DeviceError(f"onnxruntime cannot load the model: {first_line(error)}") from error
-        self.inputs = [i.name for i in self.session.get_inputs()]
-        self.outputs = [o.name for o in self.session.get_outputs()]
-
-    def __call__(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """The outputs named (default: all) for these inputs.
-
-        Raises:
-            DeviceError: onnxruntime refused the inputs or failed while running.
-        """
-        names = list(self.outputs if outputs is None else outputs)
-        try:
-            arrays = self.session.run(names, dict(feeds))
-        except Exception as error:
-            raise DeviceError(f"onnxruntime failed while running: {first_line(error)}") from error
-        if self._frugal:
-            give_back_growth()
-        return dict(zip(names, arrays, strict=True))
-
-
-@functools.cache
-def _open_common_arena() -> None:
-    """Once per process; as large as what one run needs, not rounded up to powers of two."""
-    import onnxruntime as ort
-
-    place = ort.OrtMemoryInfo(
-        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
-    )
-    ort.create_and_register_allocator(place, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+        super().__init__(source, options, frugal=frugal)
 
 
 def kernel_times(
@@ -224,7 +149,7 @@ def value_shapes(
     model: ir.Model, feeds: Feeds, names: Iterable[str]
 ) -> dict[str, tuple[tuple[int, ...], str]]:
     """(shape, dtype) of the named values for these inputs, by running the model once."""
-    arrays = Runner(with_outputs(model, names), frugal=True)(feeds)
+    arrays = Runner(with_outputs(model, names), frugal=True, own=True)(feeds)
     found = {name: (tuple(array.shape), str(array.dtype)) for name, array in arrays.items()}
     del arrays
     give_back()

@@ -134,25 +134,26 @@ def _process(request: Mapping[str, object]) -> dict[str, list[float]]:
 
 def _serve(request: Mapping[str, Any]) -> dict[str, list[float]]:
     """What one process does: loads everything, then runs bursts in random order."""
-    from compress.execute.session import Runner
+    from compress.execute.runtime import Session, session_options
 
     with np.load(request["inputs"], allow_pickle=False) as archive:
         feeds = {name.removeprefix("input:"): archive[name] for name in archive.files}
     threads = int(request["threads"])
-    runners: dict[str, Runner] = {}
+    sessions: dict[str, Session] = {}
     for name, path in request["models"].items():
         try:
-            runners[name] = Runner(Path(path), threads=threads, common_arena=True)
+            options = session_options(threads=threads, common_arena=True)
+            sessions[name] = Session(str(path), options)
             # the first run allocates; and it shows whether the model runs at all
-            runners[name](feeds)
+            sessions[name](feeds)
         except DeviceError as error:
             raise DeviceError(f"{path}: {error}") from error
     clock = time.thread_time if threads == 1 else time.perf_counter
-    names: Sequence[str] = list(runners)
+    names: Sequence[str] = list(sessions)
     first: dict[str, float] = {}
-    for name, runner in runners.items():
+    for name, opened in sessions.items():
         start = time.perf_counter()
-        runner.session.run(None, feeds)
+        opened.session.run(None, feeds)
         first[name] = time.perf_counter() - start
     round_s = BURST * sum(first.values())
     bursts = int(np.clip(request["seconds"] / max(round_s, 1e-9), MIN_BURSTS, MAX_BURSTS))
@@ -160,7 +161,7 @@ def _serve(request: Mapping[str, Any]) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(bursts):
         for name in order.sample(names, len(names)):
-            run = runners[name].session.run
+            run = sessions[name].session.run
             for index in range(BURST):
                 start = clock()
                 run(None, feeds)

@@ -11,7 +11,8 @@ import onnx_ir as ir
 from compress.evidence.statistics import TensorStatistics, collect, pack, unpack
 from compress.evidence.store import EvidenceStore
 from compress.execute.arithmetic import adds_pairs_in_16_bits
-from compress.execute.session import Samples, value_shapes
+from compress.execute.runtime import Samples
+from compress.execute.session import value_shapes
 from compress.graph.identity import model_hash
 from compress.graph.layers import Layer, find_layers
 from compress.passes.base import Option
@@ -28,7 +29,7 @@ SHAPE_VALUES_AT_ONCE = 48
 PROBE_MACS = 4e9
 """Multiply-accumulates that one probe may cost; about a tenth of a second."""
 
-FEWEST_SAMPLES = 4
+FEWEST_SAMPLES = 2
 
 SHORTEST_US = 5.0
 """Below, the profiler's clock tells too little for a ratio."""

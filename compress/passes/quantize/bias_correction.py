@@ -11,7 +11,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from compress.evidence.statistics import chunks
-from compress.execute.session import Feeds, Runner, with_outputs, Samples
+from compress.execute.runtime import Feeds, Samples
+from compress.execute.session import Runner, with_outputs
 from compress.graph.base import Pass
 from compress.graph.layers import Layer
 from compress.graph.traversal import constant, is_op, new_initializer

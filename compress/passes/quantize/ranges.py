@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from compress.evidence.statistics import BINS, TensorStatistics
+
+
+Array = npt.NDArray[Any]
+Costs = Callable[[Array, Array], Array]
+"""From lower and upper ends of ranges, (n,) each, to what each range costs."""
 
 
 class RangeMethod(enum.StrEnum):
@@ -23,7 +30,7 @@ PERCENTILE = 99.99
 """Share of the elements that stay inside the range, in percent, half of the rest on each side."""
 
 MSE_STEPS = 48
-ENTROPY_STEPS = 48
+ENTROPY_STEPS = 32
 SMALLEST_SHARE = 0.15
 """The narrowest range that is tried, as a share of min-max."""
 
@@ -42,8 +49,8 @@ def choose_range(statistics: TensorStatistics, method: RangeMethod) -> tuple[flo
     if method is RangeMethod.PERCENTILE:
         return _percentile(statistics, low, high)
     if method is RangeMethod.MSE:
-        return _search(statistics, low, high, squared_error, MSE_STEPS)
-    return _search(statistics, low, high, divergence, ENTROPY_STEPS)
+        return _search(low, high, _squared_errors(statistics), MSE_STEPS, rounds=2)
+    return _search(low, high, _divergences(statistics), ENTROPY_STEPS, rounds=1)
 
 
 def _percentile(statistics: TensorStatistics, low: float, high: float) -> tuple[float, float]:
@@ -62,14 +69,32 @@ def squared_error(statistics: TensorStatistics, low: float, high: float) -> floa
     Inside the range the rounding error is taken to be uniform, scale^2 / 12: right as long as most
     values are further from zero than one step.
     """
-    centers, counts = statistics.centers(), statistics.counts
-    scale = (high - low) / 255.0
-    outside = np.maximum(low - centers, 0.0) + np.maximum(centers - high, 0.0)
-    inside = outside == 0.0
-    clipped = float((counts * outside**2).sum())
+    return float(_squared_errors(statistics)(np.array([low]), np.array([high]))[0])
+
+
+def _squared_errors(statistics: TensorStatistics) -> Costs:
+    """`squared_error` of many ranges: sums over the bins outside come from running sums."""
+    centers, counts = statistics.centers(), statistics.counts.astype(np.float64)
+    total = max(1.0, counts.sum())
     # exact zeros (after a Relu most of a tensor) are represented exactly
-    rounded = float(counts[inside].sum() - _zeros(statistics)) * scale**2 / 12.0
-    return (clipped + max(rounded, 0.0)) / max(1, int(counts.sum()))
+    zeros = _zeros(statistics)
+    moments = [np.concatenate([[0.0], np.cumsum(counts * centers**power)]) for power in (0, 1, 2)]
+
+    def outside(edges: Array, below: Array, zeroth: Array, first: Array, second: Array) -> Array:
+        """Sum of (edge - center)^2 over the bins whose moments these are."""
+        return np.asarray(np.where(below, edges**2 * zeroth - 2 * edges * first + second, 0.0))
+
+    def costs(lows: Array, highs: Array) -> Array:
+        under = np.searchsorted(centers, lows, side="left")
+        upper = np.searchsorted(centers, highs, side="right")
+        head = [m[under] for m in moments]
+        tail = [m[-1] - m[upper] for m in moments]
+        clipped = outside(lows, under > 0, *head) + outside(highs, upper < len(centers), *tail)
+        inside = moments[0][upper] - moments[0][under] - zeros
+        rounded = np.maximum(inside, 0.0) * ((highs - lows) / 255.0) ** 2 / 12.0
+        return np.asarray((np.maximum(clipped, 0.0) + rounded) / total)
+
+    return costs
 
 
 def _zeros(statistics: TensorStatistics) -> float:
@@ -81,43 +106,56 @@ def _zeros(statistics: TensorStatistics) -> float:
 
 
 def divergence(statistics: TensorStatistics, low: float, high: float) -> float:
-    """Kullback-Leibler divergence of the 256-level histogram from the clipped original."""
-    centers, counts = statistics.centers(), statistics.counts.astype(np.float64)
-    levels = np.clip(np.rint((centers - low) / (high - low) * 255.0), 0, 255).astype(np.int64)
-    inside = (centers >= low) & (centers <= high)
-    if not inside.any():
-        return float("inf")
-    reference = np.where(inside, counts, 0.0)
-    # clipped mass piles up in the outermost bins that remain
-    indices = np.flatnonzero(inside)
-    reference[indices[0]] += counts[: indices[0]].sum()
-    reference[indices[-1]] += counts[indices[-1] + 1 :].sum()
-    occupied = inside & (counts > 0)
-    mass = np.bincount(levels[inside], weights=counts[inside], minlength=256)
-    bins = np.bincount(levels[occupied], minlength=256)
-    expanded = np.where(occupied, mass[levels] / np.maximum(bins[levels], 1), 0.0)
-    p, q = reference / reference.sum(), expanded / max(expanded.sum(), 1e-300)
-    positive = p > 0
-    return float((p[positive] * np.log(p[positive] / np.maximum(q[positive], 1e-12))).sum())
+    """Kullback-Leibler divergence of the 256-level histogram from the clipped original.
+
+    What is clipped counts as the outermost value that is not.
+    """
+    return float(_divergences(statistics)(np.array([low]), np.array([high]))[0])
 
 
-def _search(
-    statistics: TensorStatistics,
-    low: float,
-    high: float,
-    cost: Callable[[TensorStatistics, float, float], float],
-    steps: int,
-) -> tuple[float, float]:
+def _divergences(statistics: TensorStatistics) -> Costs:
+    """`divergence` of many ranges, over the bins that hold anything."""
+    occupied = np.flatnonzero(statistics.counts)
+    centers, counts = statistics.centers()[occupied], statistics.counts[occupied].astype(np.float64)
+    total = counts.sum()
+
+    def cost(low: float, high: float) -> float:
+        first, last = np.searchsorted(centers, [low, high], side="left")
+        last += int(last < len(centers) and centers[last] == high)
+        if first >= last:
+            return float("inf")
+        inside = counts[first:last]
+        levels = np.rint((centers[first:last] - low) / (high - low) * 255.0).astype(np.intp)
+        mass = np.bincount(levels, weights=inside, minlength=256)
+        bins = np.bincount(levels, minlength=256)
+        spread = mass[levels] / bins[levels]
+        clipped = inside.copy()
+        clipped[0] += counts[:first].sum()
+        clipped[-1] += counts[last:].sum()
+        p, q = clipped / total, spread / inside.sum()
+        return float((p * np.log(p / np.maximum(q, 1e-12))).sum())
+
+    def costs(lows: Array, highs: Array) -> Array:
+        return np.array([cost(*pair) for pair in zip(lows, highs, strict=True)])
+
+    return costs
+
+
+def _search(low: float, high: float, costs: Costs, steps: int, rounds: int) -> tuple[float, float]:
     """Shrinks both ends together, then each alone; the cheapest range wins."""
-    shares = np.linspace(SMALLEST_SHARE, 1.0, steps)
-    best = (cost(statistics, low, high), low, high)
-    for share in shares:
-        candidate = (low * share, high * share)
-        best = min(best, (cost(statistics, *candidate), *candidate))
-    for _ in range(2):
-        _, at_low, at_high = best
-        for share in shares:
-            for candidate in ((low * share, at_high), (at_low, high * share)):
-                if candidate[1] > candidate[0]:
-                    best = min(best, (cost(statistics, *candidate), *candidate))
-    return float(best[1]), float(best[2])
+    shares = np.linspace(SMALLEST_SHARE, 1.0, steps)[::-1]
+    at_low, at_high = _cheapest(low * shares, high * shares, costs)
+    for _ in range(rounds):
+        for lows, highs in (
+            (np.append(at_low, low * shares), np.full(steps + 1, at_high)),
+            (np.full(steps + 1, at_low), np.append(at_high, high * shares)),
+        ):
+            wide = highs > lows
+            at_low, at_high = _cheapest(lows[wide], highs[wide], costs)
+    return at_low, at_high
+
+
+def _cheapest(lows: Array, highs: Array, costs: Costs) -> tuple[float, float]:
+    """The first of the cheapest ranges: the present one before others, wide ones before narrow."""
+    best = int(np.argmin(costs(lows, highs)))
+    return float(lows[best]), float(highs[best])

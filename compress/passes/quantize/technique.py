@@ -16,7 +16,8 @@ from compress.evidence.statistics import TensorStatistics
 from compress.evidence.store import EvidenceStore
 from compress.execute.downstream import Downstream, Tail
 from compress.execute.memory import give_back
-from compress.execute.session import Runner, Samples
+from compress.execute.runtime import Samples
+from compress.execute.session import Runner
 from compress.graph.layers import Layer, find_layers
 from compress.passes.base import Boundary, Option, Proposal, Technique
 from compress.passes.quantize.cells import CellLatency, measure_cell
@@ -103,11 +104,19 @@ class Quantize(Technique):
     method: RangeMethod = RangeMethod.MSE
     workers: int = 2
     paired: bool = False
+    _ranges: dict[RangeMethod, dict[str, tuple[float, float]]] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
+    """Ranges that were chosen before; `dataclasses.replace` hands them on with the statistics."""
 
     def ranges(self, method: RangeMethod | None = None) -> dict[str, tuple[float, float]]:
         """The range of every observed value."""
         chosen = self.method if method is None else method
-        return {name: choose_range(s, chosen) for name, s in self.statistics.items()}
+        if chosen not in self._ranges:
+            self._ranges[chosen] = {
+                name: choose_range(s, chosen) for name, s in self.statistics.items()
+            }
+        return self._ranges[chosen]
 
     def usable_forms(self, layer: Layer) -> tuple[Form, ...]:
         """Possible forms whose values were all observed at known shapes."""
@@ -126,7 +135,7 @@ class Quantize(Technique):
         """
         widths = []
         for value in layer.inputs:
-            low, high = choose_range(self.statistics[str(value.name)], self.method)
+            low, high = self.ranges()[str(value.name)]
             widths.append(high - low)
         return max(widths) > UNLIKE_RATIO * max(min(widths), 1e-30)
 
