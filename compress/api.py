@@ -34,6 +34,7 @@ from compress.stages.inspection import Source, bench_models, inspect_layers
 from compress.stages.record import Request, make_plan, make_report
 from compress.stages.search import search
 from compress.stages.subject import check_loads, check_runs, open_subject
+from compress.stages.widening import widen
 
 DEFAULT_MAX_DROP = 0.01
 """Of the quality, where the user sets no bound at all."""
@@ -144,6 +145,9 @@ def run(
         calibration = open_samples(subject, data, seed, told)
         with told.step("running the model once, apart", None):
             check_runs(subject, write_sample(calibration.typical, folder / "typical.npz"))
+        if objective == "latency" and budget.max_bytes is None:
+            # wide weights are mostly zeros: wrong where bytes count
+            subject = widen(subject, calibration, store, host.fingerprint, told)
         workshop = Workshop(
             folder=folder,
             store=store,
@@ -166,7 +170,7 @@ def run(
             command or _as_python(model, target), device.name, budget, seed, objective
         )
         report = make_report(request, subject, calibration, workshop, outcome, host, told.steps)
-        plan = make_plan(evidence, outcome)
+        plan = make_plan(subject, evidence, outcome)
         shipped = outcome.shipped.model
         return Result(shipped, report, plan, outcome.frontier)
 

@@ -86,7 +86,7 @@ def make_report(
     )
 
 
-def make_plan(evidence: Evidence, outcome: Outcome) -> schema.Plan:
+def make_plan(subject: Subject, evidence: Evidence, outcome: Outcome) -> schema.Plan:
     """Every layer with its options, the choice and the reason."""
     problem, selection = outcome.problem, outcome.selection
     chosen = chosen_options(problem, selection) if selection is not None else {}
@@ -95,10 +95,13 @@ def make_plan(evidence: Evidence, outcome: Outcome) -> schema.Plan:
         for name in option.layers:
             by_layer.setdefault(name, []).append(option)
     layers = []
+    rewritten = {} if outcome.shipped is outcome.given else subject.rewritten
     for layer in evidence.layers:
         options = by_layer[layer.name]
         taken = chosen.get(layer.name, next(o for o in options if o.form == "float"))
         shape = evidence.shapes.get(str(layer.output.name))
+        done = rewritten.get(layer.name)
+        reason = why(layer, options, taken, problem, shipped_float=selection is None)
         layers.append(
             schema.LayerPlan(
                 name=layer.name,
@@ -107,7 +110,7 @@ def make_plan(evidence: Evidence, outcome: Outcome) -> schema.Plan:
                 macs=layer.macs(evidence.shapes),
                 options=[_option(o) for o in options],
                 chosen=taken.label,
-                why=why(layer, options, taken, problem, shipped_float=selection is None),
+                why="; ".join((*([done] if done else []), reason)),
             )
         )
     points = [
@@ -151,6 +154,11 @@ def why(
     gain = base.latency_us - best.latency_us
     values = best.reads_uint8 | best.writes_uint8
     moving = sum(problem.boundaries[v].quantize_us for v in values if v in problem.boundaries)
+    if gain <= 0:
+        return (
+            f"{best.form} itself is slower here: {best.latency_us:.0f} against "
+            f"{base.latency_us:.0f} us"
+        )
     if gain <= moving:
         return (
             f"{best.form} would save {gain:.0f} us, "

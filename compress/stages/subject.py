@@ -38,6 +38,7 @@ class Subject:
         inputs: what calibration samples must look like.
         outputs: names, in order.
         kinds: what the outputs mean.
+        rewritten: layer name -> what was done to it in float, in words.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Subject:
     outputs: tuple[str, ...]
     kinds: Mapping[str, OutputKind]
     warnings: tuple[str, ...] = ()
+    rewritten: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def open_subject(
