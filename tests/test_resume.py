@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import onnx_ir as ir
@@ -61,11 +60,10 @@ def test_a_second_run_computes_nothing_again(machine):
     second = compress.run(cnn(), data=images(), evaluate=quality)
     assert written(second) == written(first)
     assert decided(second) == decided(first)
-    assert not machine.counted - Counter(mean_errors=9)
+    assert not machine.counted
     assert calls == []
 
 
-@pytest.mark.xfail(strict=True, reason="the means for bias correction are not kept as evidence")
 def test_a_second_run_observes_no_means_again(machine):
     compress.run(cnn(), data=images())
     machine.counted.clear()
@@ -86,7 +84,6 @@ def test_other_data_is_other_evidence(machine):
     assert machine.counted["run"] > 0
 
 
-@pytest.mark.xfail(strict=True, reason="the seed that samples were drawn with is not in the keys")
 def test_another_seed_takes_its_own_samples(machine, monkeypatch, tmp_path):
     """What an earlier run left behind does not leak into one with another seed."""
     compress.run(cnn(), data=images(60), seed=0)

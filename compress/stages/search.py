@@ -179,7 +179,16 @@ class _Search:
         layers = [x for x in self.evidence.layers if x.weight is not None]
         layers = [x for x in layers if chosen[x.name].form != "float"]
         sizes = {name: 4 * int(np.prod(shape)) for name, shape in self.evidence.shapes.items()}
-        errors = mean_errors(technique.model, model, layers, technique.reference.samples, sizes)
+        key = self.workshop.store.key(
+            "mean_errors",
+            technique.model_key,
+            technique.reference.fingerprint,
+            plain.artifact.sha256,
+        )
+        errors = self.workshop.store.get_arrays(key)
+        if errors is None:
+            errors = mean_errors(technique.model, model, layers, technique.reference.samples, sizes)
+            self.workshop.store.put_arrays(key, errors)
         corrected = model.clone()
         if not CorrectBiases(errors).run(corrected):
             return plain

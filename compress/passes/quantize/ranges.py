@@ -31,6 +31,12 @@ PERCENTILE = 99.99
 
 MSE_STEPS = 48
 ENTROPY_STEPS = 32
+SMALLEST_SHARE_OF_MASS = 1e-12
+"""What a bin holds at least, for logarithms."""
+
+FEWEST_ELEMENTS = BINS
+"""A histogram with fewer elements than bins is no distribution: entropy gives way to MSE."""
+
 SMALLEST_SHARE = 0.15
 """The narrowest range that is tried, as a share of min-max."""
 
@@ -48,7 +54,7 @@ def choose_range(statistics: TensorStatistics, method: RangeMethod) -> tuple[flo
         return low, high
     if method is RangeMethod.PERCENTILE:
         return _percentile(statistics, low, high)
-    if method is RangeMethod.MSE:
+    if method is RangeMethod.MSE or statistics.counts.sum() < FEWEST_ELEMENTS:
         return _search(low, high, _squared_errors(statistics), MSE_STEPS, rounds=2)
     return _search(low, high, _divergences(statistics), ENTROPY_STEPS, rounds=1)
 
@@ -108,20 +114,22 @@ def _zeros(statistics: TensorStatistics) -> float:
 def divergence(statistics: TensorStatistics, low: float, high: float) -> float:
     """Kullback-Leibler divergence of the 256-level histogram from the clipped original.
 
-    What is clipped counts as the outermost value that is not.
+    What is clipped counts as the outermost bin that is not; where that is empty, as if it were
+    lost.
     """
     return float(_divergences(statistics)(np.array([low]), np.array([high]))[0])
 
 
 def _divergences(statistics: TensorStatistics) -> Costs:
     """`divergence` of many ranges, over the bins that hold anything."""
+    every = statistics.centers()
     occupied = np.flatnonzero(statistics.counts)
-    centers, counts = statistics.centers()[occupied], statistics.counts[occupied].astype(np.float64)
+    centers, counts = every[occupied], statistics.counts[occupied].astype(np.float64)
     total = counts.sum()
 
     def cost(low: float, high: float) -> float:
-        first, last = np.searchsorted(centers, [low, high], side="left")
-        last += int(last < len(centers) and centers[last] == high)
+        first = int(np.searchsorted(centers, low, side="left"))
+        last = int(np.searchsorted(centers, high, side="right"))
         if first >= last:
             return float("inf")
         inside = counts[first:last]
@@ -129,11 +137,18 @@ def _divergences(statistics: TensorStatistics) -> Costs:
         mass = np.bincount(levels, weights=inside, minlength=256)
         bins = np.bincount(levels, minlength=256)
         spread = mass[levels] / bins[levels]
-        clipped = inside.copy()
-        clipped[0] += counts[:first].sum()
-        clipped[-1] += counts[last:].sum()
-        p, q = clipped / total, spread / inside.sum()
-        return float((p * np.log(p / np.maximum(q, 1e-12))).sum())
+        kept, lost = inside.copy(), 0.0
+        ends = (
+            (0, first, np.searchsorted(every, low, side="left"), counts[:first].sum()),
+            (-1, last - 1, np.searchsorted(every, high, side="right") - 1, counts[last:].sum()),
+        )
+        for place, outermost, edge, clipped in ends:
+            if occupied[outermost] == edge:
+                kept[place] += clipped
+            elif clipped > 0:
+                lost += clipped / total * np.log(clipped / total / SMALLEST_SHARE_OF_MASS)
+        p, q = kept / total, np.maximum(spread / inside.sum(), SMALLEST_SHARE_OF_MASS)
+        return float((p * np.log(p / q)).sum() + lost)
 
     def costs(lows: Array, highs: Array) -> Array:
         return np.array([cost(*pair) for pair in zip(lows, highs, strict=True)])
