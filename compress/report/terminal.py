@@ -113,7 +113,7 @@ def _kept(screen: Screen, kept: Sequence[KeptFloat], verbose: bool) -> None:
     shown = kept if verbose else kept[:MOST_REASONS]
     for group in shown:
         names = [layer.name for layer in group.layers]
-        listed = ", ".join(names if verbose else names[:MOST_NAMES])
+        listed = ", ".join(names if verbose else map(text.shortened, names[:MOST_NAMES]))
         more = "" if verbose or len(names) <= MOST_NAMES else f" and {len(names) - MOST_NAMES} more"
         screen.line(f"  {listed}{more}", (f": {group.why}", QUIET))
     if len(shown) < len(kept):

@@ -22,6 +22,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def shortened(name: str, width: int = 40) -> str:
+    """A name of at most `width` characters; some converters make them of every node they fused."""
+    return name if len(name) <= width else f"{name[: width - 1]}…"
+
+
 def figures(value: float, digits: int = 3) -> str:
     """`value` to so many significant digits, without an exponent for everyday magnitudes."""
     if not math.isfinite(value):

@@ -41,11 +41,13 @@ def widen(
     shapes = value_shapes_of(subject.model, calibration, layers)
     chosen: dict[str, Widening] = {}
     reasons: dict[str, str] = {}
+    total_before = total_after = 0.0
     with progress.step("widening narrow convolutions", len(layers)) as advance:
         for layer in layers:
             best = _best(subject, layer, shapes, store, host)
             if best is not None:
                 chosen[layer.name], before, after = best
+                total_before, total_after = total_before + before, total_after + after
                 reasons[layer.name] = (
                     f"computes {chosen[layer.name].factor} neighbours as channels "
                     f"({before:.0f} -> {after:.0f} us in float)"
@@ -53,6 +55,10 @@ def widen(
             advance()
     if not chosen:
         return subject
+    progress.note(
+        f"{len(chosen)} narrow convolutions compute several neighbours as channels: "
+        f"{total_before / 1e3:.3g} -> {total_after / 1e3:.3g} ms in float"
+    )
     model = subject.model.clone()
     WidenConvolutions(chosen).run(model)
     InferShapes().run(model)

@@ -85,3 +85,11 @@ def test_printable_text_is_one_harmless_line(name: str) -> None:
 def test_escape_sequences_are_spelled_out() -> None:
     assert text.printable("a\x1b[2Jb\nc\u202ed") == "a\\x1b[2Jb\\nc\\u202ed"
     assert text.printable("conv/Größe 1") == "conv/Größe 1"
+
+
+def test_long_names_are_cut():
+    assert text.shortened("conv1") == "conv1"
+    assert text.shortened("a" * 40) == "a" * 40
+    cut = text.shortened("a" * 41)
+    assert len(cut) == 40
+    assert cut.endswith("a…")
