@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import table, timing
 from benchmarks.build import Built, build, digest_of, results_folder
 from benchmarks.environment import Environment, describe
-from benchmarks.methods import FLOAT, ROOT, Method, all_methods, quick
+from benchmarks.methods import FLOAT, OURS, ROOT, Method, all_methods, quick
 from benchmarks.quality import paired_interval
 from benchmarks.table import Row
 from benchmarks.timing import ONE_THREAD, Ratio, Timed, TimingError
@@ -185,6 +185,8 @@ def _row(
     )
     if failure or measured is None or measured.scores is None or not isinstance(ratio, Ratio):
         return row
+    if method.group == OURS and built.artifact is not None:
+        row = replace(row, **_own_seconds(built.artifact.with_name("report.json")))
     quality = float(measured.scores.mean())
     difference, low, high = paired_interval(measured.scores, float_scores)
     return replace(
@@ -200,6 +202,23 @@ def _row(
         speedup_high=ratio.high,
         milliseconds=ratio.milliseconds,
     )
+
+
+STEPS = {
+    "latency_seconds": ("widening narrow", "measuring layers", "timing candidates"),
+    "quality_seconds": ("evaluating the model as given", "trying candidates"),
+    "rounding_seconds": ("measuring what each rounding costs",),
+}
+"""Parts of a run and the steps of `compress run` that they are made of, by how these begin."""
+
+
+def _own_seconds(report: Path) -> dict[str, float]:
+    """The seconds of each part, from a run's own report."""
+    steps = json.loads(report.read_text())["steps"]
+    return {
+        part: float(sum(s["seconds"] for s in steps if s["name"].startswith(beginnings)))
+        for part, beginnings in STEPS.items()
+    }
 
 
 def _timing_key(

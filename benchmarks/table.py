@@ -21,6 +21,10 @@ class Row:
     The difference is quality minus float's, with the ends of its paired 95 % interval over the
     evaluation samples. The speed-up is over float in onnxruntime, with the 10th and 90th
     percentile over the timing processes.
+
+    Of `compile_seconds`, `latency_seconds` went into latencies, `quality_seconds` into building and
+    evaluating candidates and the model as given, `rounding_seconds` into what each rounding costs.
+    All three are measured on the device; other quantizers measure nothing.
     """
 
     model: str
@@ -41,6 +45,9 @@ class Row:
     speedup_low: float = 0.0
     speedup_high: float = 0.0
     milliseconds: float = 0.0
+    latency_seconds: float = 0.0
+    quality_seconds: float = 0.0
+    rounding_seconds: float = 0.0
 
 
 def best_of_groups(rows: Sequence[Row]) -> list[Row]:
@@ -100,6 +107,7 @@ def markdown(
         "at its default precision, which is bfloat16 for float layers where the processor has it.",
         "",
         *_summary(cases, rows),
+        *_costs(cases, rows),
     ]
     for case in cases:
         mine = [row for row in rows if row.model == case.name]
@@ -126,6 +134,30 @@ def _summary(cases: Sequence[Case], rows: Sequence[Row]) -> list[str]:
             f"| {_short(ours)} | {_short(rival, with_name=True)} |"
         )
     return [*lines, ""]
+
+
+def _costs(cases: Sequence[Case], rows: Sequence[Row]) -> list[str]:
+    """What `compress run` itself takes, beside NNCF's quantization of the same model."""
+    titles = ["model", "compress run, s", "of it latencies", "quality", "roundings", "the rest"]
+    titles += ["NNCF, s", "peak MB", "3 x model + 500 MB"]
+    lines = []
+    for case in cases:
+        mine = [row for row in rows if row.model == case.name and not row.failure]
+        ours = next((row for row in mine if row.group == OURS), None)
+        given = next((row for row in mine if row.group == FLOAT), None)
+        nncf = [row.compile_seconds for row in mine if row.group == "NNCF in onnxruntime"]
+        if ours is None or given is None:
+            continue
+        parts = (ours.latency_seconds, ours.quality_seconds, ours.rounding_seconds)
+        seconds = (ours.compile_seconds, *parts, ours.compile_seconds - sum(parts))
+        cells = [case.name, *(f"{value:.0f}" for value in seconds)]
+        cells += [" / ".join(f"{value:.0f}" for value in nncf) or "failed"]
+        cells += [f"{ours.peak_bytes / 1e6:.0f}", f"{3 * given.size_bytes / 1e6 + 500:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    if not lines:
+        return []
+    head = ["## What a run takes", "", "| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    return [*head, *lines, ""]
 
 
 def _short(row: Row | None, with_name: bool = False) -> str:

@@ -63,6 +63,40 @@ def test_markdown_shows_figures_failures_and_the_machine() -> None:
     assert {line.count("|") for line in tables if "fashion_mnist" not in line} == {6, 10}
 
 
+def test_what_a_run_takes_is_told_apart() -> None:
+    float_row = replace(ROW, group="float", setting="", size_bytes=2_000_000)
+    ours = replace(
+        ROW,
+        group="compress",
+        compile_seconds=60,
+        latency_seconds=25,
+        quality_seconds=10,
+        rounding_seconds=8,
+    )
+    nncf = replace(ROW, group="NNCF in onnxruntime", compile_seconds=30)
+    text = markdown([load("fashion_mnist")], [float_row, ours, nncf], describe(), rounds=7)
+    assert "| fashion_mnist | 60 | 25 | 10 | 8 | 17 | 30 | 200 | 506 |" in text
+
+
+def test_the_steps_of_a_run_are_read_from_its_report(tmp_path: Path) -> None:
+    steps = {
+        "reading the model": 1.0,
+        "widening narrow convolutions": 2.0,
+        "measuring layers on this machine": 3.0,
+        "evaluating the model as given": 4.0,
+        "trying candidates": 6.0,
+        "measuring what each rounding costs": 7.0,
+        "timing candidates against float": 5.0,
+    }
+    report = {"steps": [{"name": name, "seconds": taken} for name, taken in steps.items()]}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert quantization._own_seconds(tmp_path / "report.json") == {
+        "latency_seconds": 10.0,
+        "quality_seconds": 10.0,
+        "rounding_seconds": 7.0,
+    }
+
+
 def test_json_holds_every_row(tmp_path: Path) -> None:
     write(tmp_path / "deep" / "table.md", [load("fashion_mnist")], [ROW, FAILED], describe(), 3)
     figures = json.loads((tmp_path / "deep" / "table.json").read_text())
