@@ -53,7 +53,7 @@ class Calibration:
 
     def reference(self, count: int) -> CalibrationData:
         """Few samples, for probes."""
-        return self.data.take(min(count, len(self.data)), self.seed)
+        return self.data.take(count, self.seed)
 
 
 def open_samples(
