@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -130,40 +130,68 @@ def folded(span: Span) -> LinearMap | None:
     All padding moves to the source. `exact` speaks of that alone: where activations were left out
     (`span.activations`) the map is another function anyway.
     """
+    return _folded(span, layer_map, None)
+
+
+def outline(span: Span) -> LinearMap | None:
+    """As `folded` with one channel for all: taps and strides, without the cost of the weights."""
+
+    def one_channel(layer: Layer) -> LinearMap | None:
+        found = layer_map(layer, outline=True)
+        if found is None:
+            return None
+        ones = np.ones((1, 1, *found.kernel))
+        return dataclasses.replace(found, weight=ones, bias=np.zeros(1))
+
+    return _folded(span, one_channel, 1)
+
+
+def _folded(
+    span: Span, mapping: Callable[[Layer], LinearMap | None], channels: int | None
+) -> LinearMap | None:
     maps: dict[int, LinearMap] = {}
     for layer in span.layers:
-        found = _mapped(layer, span, maps)
+        found = _mapped(layer, span, maps, mapping, channels)
         if found is None:
             return None
         maps[id(layer.output)] = found
     return maps[id(span.target)]
 
 
-def _mapped(layer: Layer, span: Span, maps: dict[int, LinearMap]) -> LinearMap | None:
-    own = None
-    if layer.op == "Add" or (layer.op == "Identity" and not layer.node.domain):
+def _mapped(
+    layer: Layer,
+    span: Span,
+    maps: Mapping[int, LinearMap],
+    mapping: Callable[[Layer], LinearMap | None],
+    channels: int | None,
+) -> LinearMap | None:
+    if layer.op in ("Add", "Identity") and not layer.node.domain:
         if len(layer.inputs) != sum(v is not None for v in layer.node.inputs):
             # one operand is a constant that no weighted layer took in
             return None
-    else:
-        own = layer_map(layer)
-        if own is None:
-            return None
-    operands = []
-    for value in layer.inputs:
-        if value is span.source:
-            channels = own.weight.shape[1] if own is not None else _channels(value)
-            axes = len(own.kernel) if own is not None else _axes(maps, value)
-            if channels is None or axes is None:
+        operands = []
+        for value in layer.inputs:
+            if value is span.source:
+                width = channels or _channels(value)
+                axes = _axes(maps, value)
+                if width is None or axes is None:
+                    return None
+                operands.append(identity(width, axes))
+            elif id(value) in maps:
+                operands.append(maps[id(value)])
+            else:
                 return None
-            operands.append(identity(channels, axes))
-        elif id(value) in maps:
-            operands.append(maps[id(value)])
-        else:
-            return None
-    if own is not None:
-        first = operands[0]
-        return own if layer.inputs[0] is span.source else compose(first, own)
+        return _sum(operands)
+    own = mapping(layer)
+    if own is None:
+        return None
+    if layer.inputs[0] is span.source:
+        return own
+    first = maps.get(id(layer.inputs[0]))
+    return None if first is None else compose(first, own)
+
+
+def _sum(operands: Sequence[LinearMap]) -> LinearMap | None:
     total = operands[0]
     try:
         for operand in operands[1:]:
@@ -200,13 +228,19 @@ def channel_axis(value: ir.Value) -> int:
     return -1 if sequence else 1
 
 
-def layer_map(layer: Layer) -> LinearMap | None:
-    """A weighted layer without its activation as a linear map, or None if it is none."""
+def layer_map(layer: Layer, *, outline: bool = False) -> LinearMap | None:
+    """A weighted layer without its activation as a linear map, or None if it is none.
+
+    Args:
+        outline: taps only, of one channel.
+    """
     weight, bias = constant(layer.weight), constant(layer.bias)
     if weight is None or weight.dtype.kind != "f" or (layer.bias is not None and bias is None):
         return None
+    if outline and layer.op == "Conv":
+        return _convolution(layer.node, weight[:1, :1], None, groups=1)
     if layer.op == "Conv":
-        return _convolution(layer.node, weight, bias)
+        return _convolution(layer.node, weight, bias, attribute_int(layer.node, "group", 1))
     bias = None if bias is None else bias.reshape(-1)
     if layer.op == "MatMul" and weight.ndim == 2:
         return convolution(weight.T, bias, strides=(), pads=(), dilations=())
@@ -220,7 +254,7 @@ def layer_map(layer: Layer) -> LinearMap | None:
     return None
 
 
-def _convolution(node: ir.Node, weight: Array, bias: Array | None) -> LinearMap | None:
+def _convolution(node: ir.Node, weight: Array, bias: Array | None, groups: int) -> LinearMap | None:
     auto = node.attributes.get("auto_pad")
     kind = "NOTSET" if auto is None else auto.as_string()
     if kind not in ("NOTSET", "VALID"):
@@ -233,5 +267,5 @@ def _convolution(node: ir.Node, weight: Array, bias: Array | None) -> LinearMap 
         strides=attribute_ints(node, "strides") or (1,) * axes,
         pads=pads or (0,) * (2 * axes),
         dilations=attribute_ints(node, "dilations") or (1,) * axes,
-        groups=attribute_int(node, "group", 1),
+        groups=groups,
     )
