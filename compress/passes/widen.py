@@ -194,7 +194,9 @@ def _reorder(
     order.insert(3 + axis, 2)
     nodes = [ir.node("Reshape", [old, _sizes(graph, f"{name}.split.sizes", split)])]
     nodes.append(ir.node("Transpose", [nodes[-1].outputs[0]], {"perm": order}))
-    nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], _sizes(graph, f"{name}.join.sizes", join)]))
+    nodes.append(
+        ir.node("Reshape", [nodes[-1].outputs[0], _sizes(graph, f"{name}.join.sizes", join)])
+    )
     if blocks * factor != outputs:
         ends = [_sizes(graph, f"{name}.cut.{k}", [v]) for k, v in
                 (("start", 0), ("end", outputs), ("axis", 2 + axis))]  # fmt: skip

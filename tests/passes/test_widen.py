@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from compress.graph.infer_shapes import InferShapes
 from compress.graph.layers import find_layers
 from compress.graph.printer import to_text
-from compress.passes.widen import Widening, WidenConvolutions, possible_widenings, widen_weight
+from compress.passes.widen import WidenConvolutions, Widening, possible_widenings, widen_weight
 
 RNG = np.random.default_rng(5)
 
@@ -93,8 +93,7 @@ def test_the_same_numbers(parse, run, data):
     [
         "g (float[N,2,8,8] x) => (float[N,2,8,8] y) { y = Conv <group = 2> (x, w) }",
         "g (float[N,1,H,W] x) => (float[N,2,H,W] y) { y = Conv (x, w) }",
-        "g (float[N,1,8,8] x) => (float[N,2,A,B] y)"
-        ' { y = Conv <auto_pad = "SAME_UPPER"> (x, w) }',
+        'g (float[N,1,8,8] x) => (float[N,2,A,B] y) { y = Conv <auto_pad = "SAME_UPPER"> (x, w) }',
         "g (float[N,1,2,3] x) => (float[N,2,2,3] y) { y = Conv (x, w) }",
     ],
     ids=["groups", "sizes_unknown", "padding_by_rule", "too_small"],

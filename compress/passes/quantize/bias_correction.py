@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from compress.evidence.statistics import chunks
-from compress.execute.runtime import Feeds, Samples
+from compress.execute.runtime import Samples
 from compress.execute.session import Runner, with_outputs
 from compress.graph.base import Pass
 from compress.graph.layers import Layer

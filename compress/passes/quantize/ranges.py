@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from compress.evidence.statistics import BINS, TensorStatistics
 
-
 Array = npt.NDArray[Any]
 Costs = Callable[[Array, Array], Array]
 """From lower and upper ends of ranges, (n,) each, to what each range costs."""

@@ -152,7 +152,9 @@ def test_channels_of_any_axis(axis):
 KERNELS = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3))
 LEVELS = KERNELS.flatmap(
     lambda shape: arrays.arrays(
-        np.float32, shape, elements=st.integers(-127, 127).map(float) | st.sampled_from([-127.0, 127.0])
+        np.float32,
+        shape,
+        elements=st.integers(-127, 127).map(float) | st.sampled_from([-127.0, 127.0]),
     )
 )
 
