@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from compress.evidence.distortion import OutputKind
 from compress.evidence.store import EvidenceStore
-from compress.passes.recover.pool import Batch, Pool, feeds_of
+from compress.passes.recover.pool import Batch, Pool
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from compress.execute.differentiable import TorchModel
 
 Array = npt.NDArray[Any]
-Teacher = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+Teacher = Callable[[Batch], Mapping[str, Array]]
 
 HELD_BACK = 0.1
 CHECKS = 12
@@ -142,7 +142,7 @@ class _Run:
         self.student, self.teacher, self.schedule, self.hints = student, teacher, schedule, hints
         self.kinds = {k: v for k, v in kinds.items() if v is not OutputKind.IGNORED}
         self.training, self.held = pool.split(HELD_BACK, schedule.seed)
-        self.joinable, self.threads = pool.joinable, threads
+        self.pool, self.threads = pool, threads
 
     # --- state, as arrays -------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class _Run:
         """Variance of every slice of the outputs and hints that the held-back samples have."""
         first: dict[str, list[Array]] = {}
         for batch in self.held.batches(self.schedule.batch):
-            found = self.teacher(feeds_of(batch, self.joinable))
+            found = self.teacher(batch)
             for name in (*self.kinds, *self.hints.values()):
                 first.setdefault(name, []).append(_rows(np.asarray(found[name], np.float64)))
         return {name: _variance(parts) for name, parts in first.items()}
@@ -270,11 +270,10 @@ class _Run:
     ) -> torch.Tensor:
         import torch
 
-        feeds = feeds_of(batch, self.joinable)
-        wanted = self.teacher(feeds)
+        wanted = self.teacher(batch)
         weight = self.schedule.hint_weight * max(0.0, 1.0 - 2.0 * done) if self.hints else 0.0
         names = [*self.kinds, *(self.hints if weight else ())]
-        found = module(_tensors(feeds), outputs=names)
+        found = module(_tensors(self.pool.feeds(batch)), outputs=names)
         total = torch.zeros(())
         for name, kind in self.kinds.items():
             total = total + _distance(found[name], wanted[name], kind, scales[name])
@@ -294,7 +293,7 @@ class _Run:
         with torch.no_grad():
             for batch in self.held.batches(self.schedule.batch):
                 losses.append(float(self._loss(module, batch, scales, 1.0)))
-                counts.append(len(next(iter(batch.values()))))
+                counts.append(len(batch))
         found = float(np.average(losses, weights=counts))
         return found if math.isfinite(found) else math.inf
 

@@ -10,19 +10,38 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Batch = dict[str, Array]
 
 MOST_BYTES = 2 << 30
 """Samples beyond this many bytes are left out: training draws from the others."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pool:
-    """Batches of samples that were joined by shape, and what a draw of them is.
+class Batch:
+    """Samples of equal shapes.
 
     Attributes:
-        groups: arrays by input name, the first axis counts the samples; one group a shape.
-        joinable: whether samples of a group may be joined to larger batches than one.
+        arrays: by input name; the first axis counts the samples.
+        numbers: of the samples in the whole pool, by which what is known of them is remembered.
+    """
+
+    arrays: dict[str, Array]
+    numbers: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def pick(self, places: Any) -> Batch:
+        picked = {name: array[places] for name, array in self.arrays.items()}
+        return Batch(picked, self.numbers[places])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pool:
+    """Samples joined by shape, and how batches are drawn from them.
+
+    Attributes:
+        groups: one for each combination of input shapes.
+        joinable: whether a network takes more than one sample of a group at once.
         fingerprint: content hash.
     """
 
@@ -30,31 +49,33 @@ class Pool:
     joinable: bool
     fingerprint: str
 
-    @property
-    def count(self) -> int:
-        return sum(_length(group) for group in self.groups)
+    def __len__(self) -> int:
+        return sum(map(len, self.groups))
+
+    def feeds(self, batch: Batch) -> dict[str, Array]:
+        """The batch as the network takes it."""
+        if self.joinable:
+            return batch.arrays
+        return {name: array[0] for name, array in batch.arrays.items()}
 
     def split(self, share: float, seed: int) -> tuple[Pool, Pool]:
-        """(training, held back): the same ones for the same seed; at least one sample each."""
+        """(training, held back): the same ones for the same seed.
+
+        A single sample is in both.
+        """
         generator = np.random.default_rng([seed, 1])
-        kept: list[Batch] = []
-        held: list[Batch] = []
+        order = generator.permutation(len(self))
+        size = min(max(1, round(share * len(order))), max(1, len(order) - 1))
+        chosen = np.zeros(len(self), bool)
+        chosen[order[:size]] = True
+        kept, held, start = [], [], 0
         for group in self.groups:
-            order = generator.permutation(_length(group))
-            size = round(share * len(order))
-            if len(self.groups) == 1:
-                size = min(max(1, size), max(1, len(order) - 1))
-            first, rest = order[:size], order[size:]
-            if len(order) == 1 and len(self.groups) == 1:
-                first = rest = order
-            held += [_pick(group, first)] if len(first) else []
-            kept += [_pick(group, rest)] if len(rest) else []
-        if not held:
-            held = [_pick(kept[0], np.arange(1))]
-        if not kept:
-            kept = held
+            own = chosen[start : start + len(group)]
+            start += len(group)
+            kept += [group.pick(~own)] if not own.all() else []
+            held += [group.pick(own)] if own.any() else []
         return (
-            dataclasses.replace(self, groups=tuple(kept)),
+            dataclasses.replace(self, groups=tuple(kept or held)),
             dataclasses.replace(self, groups=tuple(held)),
         )
 
@@ -62,62 +83,51 @@ class Pool:
         """Every sample once, in order."""
         step = size if self.joinable else 1
         for group in self.groups:
-            for start in range(0, _length(group), step):
-                yield _pick(group, slice(start, start + step))
+            for start in range(0, len(group), step):
+                yield group.pick(slice(start, start + step))
 
     def draws(self, size: int, seed: int, *, start: int = 0) -> Iterator[Batch]:
         """Endless shuffled batches; `start` leaves out as many, without reading them."""
-        step = size if self.joinable else 1
-        epoch = position = 0
+        position = epoch = 0
         while True:
-            order = self._epoch(step, seed, epoch)
-            if position + len(order) <= start:
-                position, epoch = position + len(order), epoch + 1
-                continue
-            for number, places in order[start - position :]:
-                yield _pick(self.groups[number], places)
-            position = start = position + len(order)
-            epoch += 1
+            order = self._epoch(size, seed, epoch)
+            for number, places in order[max(0, start - position) :]:
+                yield self.groups[number].pick(places)
+            position, epoch = position + len(order), epoch + 1
 
     def steps(self, size: int) -> int:
         """Batches in an epoch."""
-        return len(self._epoch(size if self.joinable else 1, 0, 0))
+        return len(self._epoch(size, 0, 0))
 
-    def _epoch(self, step: int, seed: int, epoch: int) -> list[tuple[int, npt.NDArray[np.int64]]]:
+    def _epoch(self, size: int, seed: int, epoch: int) -> list[tuple[int, npt.NDArray[np.int64]]]:
         generator = np.random.default_rng([seed, 2, epoch])
+        step = size if self.joinable else 1
         drawn = []
         for number, group in enumerate(self.groups):
-            order = generator.permutation(_length(group))
+            order = generator.permutation(len(group))
             drawn += [(number, order[i : i + step]) for i in range(0, len(order), step)]
         return [drawn[i] for i in generator.permutation(len(drawn))]
 
 
 def make_pool(samples: Iterable[Mapping[str, Array]], *, joinable: bool, fingerprint: str) -> Pool:
-    """Joins samples (batch axis first) by shape."""
+    """Joins samples by shape.
+
+    Args:
+        joinable: whether the batch axis is free: then samples lie behind one another on it, else
+            on a new axis, and are drawn one by one.
+    """
     waiting: dict[object, list[Mapping[str, Array]]] = {}
     size = 0
     for sample in samples:
         size += sum(array.nbytes for array in sample.values())
-        if size > MOST_BYTES:
+        if size > MOST_BYTES and waiting:
             break
         waiting.setdefault(tuple(a.shape for a in sample.values()), []).append(sample)
-    groups = []
+    groups, start = [], 0
     for group in waiting.values():
-        if joinable:
-            groups.append({k: np.concatenate([s[k] for s in group]) for k in group[0]})
-        else:
-            groups.append({k: np.stack([s[k] for s in group]) for k in group[0]})
+        join = np.concatenate if joinable else np.stack
+        arrays = {name: join([s[name] for s in group]) for name in group[0]}
+        count = len(next(iter(arrays.values())))
+        groups.append(Batch(arrays, np.arange(start, start + count)))
+        start += count
     return Pool(tuple(groups), joinable, fingerprint)
-
-
-def feeds_of(batch: Batch, joinable: bool) -> Batch:
-    """The batch as the network takes it."""
-    return batch if joinable else {name: array[0] for name, array in batch.items()}
-
-
-def _length(group: Batch) -> int:
-    return len(next(iter(group.values())))
-
-
-def _pick(group: Batch, places: Any) -> Batch:
-    return {name: array[places] for name, array in group.items()}
