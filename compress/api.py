@@ -32,7 +32,9 @@ from compress.stages.calibration import open_samples, write_sample
 from compress.stages.gather import gather
 from compress.stages.inspection import Source, bench_models, inspect_layers
 from compress.stages.record import Request, make_plan, make_report
+from compress.stages.run_context import Context
 from compress.stages.search import search
+from compress.stages.structures import restructure
 from compress.stages.subject import check_loads, check_runs, open_subject
 from compress.stages.widening import widen
 
@@ -40,7 +42,9 @@ DEFAULT_MAX_DROP = 0.01
 """Of the quality, where the user sets no bound at all."""
 
 OBJECTIVES = ("latency", "size")
-TECHNIQUES = ("quantize",)
+TECHNIQUES = ("quantize", "merge")
+STRUCTURAL = frozenset({"merge"})
+"""Techniques that change layers and not only their numbers: networks are trained anew for them."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,7 +110,7 @@ def run(
         budget: bounds; without any the quality may drop by 1 %.
         shapes, fixed_inputs: input dimensions and inputs that never change.
         objective: "latency" or "size": what is made small within the budget.
-        techniques: which may propose options; "quantize" is known.
+        techniques: which may propose options: "quantize" (always among them), "merge".
         time_limit_s: no new candidate is tried after this many seconds.
         seed: of everything that is drawn at random.
         resume: whether evidence of earlier runs is used, and kept for later ones.
@@ -166,6 +170,22 @@ def run(
         outcome = search(
             subject, evidence, workshop, budget, told, objective=objective, deadline=deadline
         )
+        if STRUCTURAL & set(techniques):
+            context = Context(
+                workshop=workshop,
+                calibration=calibration,
+                store=store,
+                budget=budget,
+                objective=objective,
+                progress=told,
+                host=host.fingerprint,
+                cores=host.physical_cores,
+                seed=seed,
+                time_limit_s=time_limit_s,
+                deadline=deadline,
+            )
+            found = restructure(context, subject, evidence, outcome, data)
+            subject, evidence, outcome = found.subject, found.evidence, found.outcome
         request = Request(
             command or _as_python(model, target), device.name, budget, seed, objective
         )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from compress.passes.select import Selection
+
+T = TypeVar("T")
 
 
 def fastest_acceptable(
@@ -29,6 +32,24 @@ def fastest_acceptable(
         middle = (low + high) // 2
         if acceptable(frontier[middle]):
             found, high = frontier[middle], middle
+        else:
+            low = middle
+    return found
+
+
+def bisected(order: Sequence[T], acceptable: Callable[[T], bool], tries: int) -> T | None:
+    """The first acceptable one of `order` as far as so many tries tell; from the middle outwards.
+
+    Where a try is dear, the middle tells most. Acceptability is taken to grow along the order;
+    nothing is returned that was not tried.
+    """
+    low, high = -1, len(order)
+    found: T | None = None
+    while tries > 0 and high - low > 1:
+        middle = (low + high) // 2
+        tries -= 1
+        if acceptable(order[middle]):
+            found, high = order[middle], middle
         else:
             low = middle
     return found

@@ -66,17 +66,24 @@ def search(
     *,
     objective: str = "latency",
     deadline: float | None = None,
+    given: Trial | None = None,
+    prefix: str = "",
 ) -> Outcome:
-    """Runs the rounds; every trial that is shipped was evaluated and timed as the file it is."""
-    given = workshop.adopt(GIVEN, subject.given_model, subject.given.path)
-    plain = workshop.build(FLOAT, subject.model)
+    """Runs the rounds; every trial that is shipped was evaluated and timed as the file it is.
+
+    Args:
+        given: the model as given, where an earlier search made a trial of it.
+        prefix: of the trials' names, where one search follows another.
+    """
+    given = given or workshop.adopt(GIVEN, subject.given_model, subject.given.path)
+    plain = workshop.build(f"{prefix}{FLOAT}", subject.model)
     with progress.step("evaluating the model as given", 2) as advance:
         reference = workshop.judge(given)
         advance()
         workshop.judge(plain)
         advance()
     lowest = budget.lowest_quality(reference)
-    state = _Search(evidence, workshop, budget, lowest, progress)
+    state = _Search(evidence, workshop, budget, lowest, progress, prefix)
     state.trials = {(): plain}
     problem = _calibrated(evidence, workshop, evidence.problem, plain)
     points: list[Selection] = []
@@ -110,8 +117,10 @@ class _Search:
         budget: Budget,
         lowest: float | None,
         progress: Progress,
+        prefix: str,
     ) -> None:
         self.evidence = evidence
+        self.prefix = prefix
         self.workshop = workshop
         self.budget = budget
         self.lowest = lowest
@@ -202,7 +211,7 @@ class _Search:
         if trial is None:
             chosen = chosen_options(problem, selection)
             model = self.evidence.technique.apply(self.evidence.technique.model, chosen)
-            trial = self._corrected(f"candidate-{len(self.trials)}", model, chosen)
+            trial = self._corrected(f"{self.prefix}candidate-{len(self.trials)}", model, chosen)
             trial.forms = dict(Counter(o.form for o in chosen.values()))
             self.trials[signature] = trial
         trial.chosen = selection.chosen
@@ -327,6 +336,28 @@ def _decide(
         met,
         _sentence(best, given, plain, reasons),
     )
+
+
+def best_outcome(
+    first: Outcome,
+    second: Outcome,
+    workshop: Workshop,
+    budget: Budget,
+    lowest: float | None,
+    objective: str,
+) -> Outcome:
+    """The outcome whose model should be shipped: both timed together with the model as given."""
+    given = first.given
+    workshop.time(list(dict.fromkeys([given, first.shipped, second.shipped])))
+    assert given.timing is not None
+    limit_ms = budget.latency_limit_ms(float(np.median(given.timing.medians())))
+    trial, best = second.shipped, first.shipped
+    if trial is given or (lowest is not None and (trial.quality or -np.inf) < lowest):
+        return first
+    if not _better(trial, best, budget, objective, None if lowest is not None else limit_ms):
+        return first
+    best.verdict = "the best without other layers; " + _verdict(best, trial, given, lowest)
+    return second
 
 
 def _as_selection(problem: Problem, trial: Trial) -> Selection | None:

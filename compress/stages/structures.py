@@ -1,0 +1,323 @@
+"""After the first search: networks with fewer and smaller layers, recovered, and searched anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from compress.backends.trials import Trial
+from compress.evidence.data import CalibrationData, open_calibration
+from compress.graph.identity import model_hash
+from compress.graph.layers import find_layers
+from compress.passes.base import Option
+from compress.passes.merge.technique import Merge
+from compress.passes.recover.distill import Recovered, Schedule, recover
+from compress.passes.recover.original import Original
+from compress.passes.recover.pool import Pool, make_pool
+from compress.passes.search import bisected
+from compress.passes.select import Problem, Selection, frontier
+from compress.stages.gather import Evidence, gather
+from compress.stages.run_context import Context
+from compress.stages.search import Outcome, best_outcome, search
+from compress.stages.subject import Subject
+
+POINTS = 32
+"""Of the frontier from which structures are drawn."""
+
+MOST_TRIES = 4
+"""Structures that are recovered for a look at their quality."""
+
+FIT_SAMPLES = 256
+"""Samples that operators are fitted on, at most."""
+
+POOL_SAMPLES = 20_000
+"""Samples that a network is recovered with, at most."""
+
+RECOVERY_S = 480.0
+"""Spent on recovery, all tries together, where no time limit says otherwise."""
+
+SHARE_OF_TRIES = 0.5
+"""Of the recovery's time: for all looks together; the rest is for the one that is chosen."""
+
+LEAST_GAIN = 0.95
+"""Share of the best latency so far, as predicted, from which on a structure is not tried."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Structure:
+    """A choice of structural options: what a selection has besides numeric forms."""
+
+    selection: Selection
+    options: tuple[Option, ...]
+
+    @property
+    def signature(self) -> tuple[str, ...]:
+        return tuple(f"{o.layers[0]}..{o.layers[-1]}={_shape_of(o)}" for o in self.options)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+    """What the stage hands on: the subject, evidence and outcome that the report speaks of."""
+
+    subject: Subject
+    evidence: Evidence
+    outcome: Outcome
+
+
+def restructure(
+    context: Context, subject: Subject, evidence: Evidence, first: Outcome, source: Any
+) -> Found:
+    """Tries structures from the joint frontier of all techniques; keeps what beats `first`.
+
+    Args:
+        context: budget, store, progress and the like.
+        subject, evidence, first: of the search among numeric forms alone.
+        source: the user's calibration data (None: what was made up is all there is).
+    """
+    plain = Found(subject, evidence, first)
+    unready = _unready(subject.model)
+    if unready:
+        context.progress.note(f"no layers are merged: {unready}")
+        return plain
+    merge = _merge(context, subject, evidence, source)
+    with context.progress.step("fitting operators to spans of layers", None):
+        proposal = merge.propose()
+    if not proposal.options:
+        context.progress.note("no span of layers would be faster as one: nothing to merge")
+        return plain
+    problem = dataclasses.replace(
+        first.problem, options=(*first.problem.options, *proposal.options)
+    )
+    structures = _structures(problem, first)
+    if not structures:
+        return plain
+    return _Explorer(context, plain, merge, problem, structures, source).explore()
+
+
+def _structures(problem: Problem, first: Outcome) -> list[Structure]:
+    """Distinct structures on the frontier that promise to be faster than what there is."""
+    points = frontier(problem, points=POINTS)
+    known = min(
+        (s.latency_us for s in first.frontier if s.chosen == first.shipped.chosen),
+        default=math.inf,
+    )
+    result: dict[tuple[str, ...], Structure] = {}
+    for selection in points:
+        structure = Structure(selection, structural(problem, selection.chosen))
+        if structure.options and selection.latency_us < LEAST_GAIN * known:
+            result.setdefault(structure.signature, structure)
+    return list(result.values())
+
+
+def structural(problem: Problem, chosen: Iterable[int]) -> tuple[Option, ...]:
+    """The chosen options that change layers and not only their numbers."""
+    options = (problem.options[i] for i in chosen)
+    return tuple(o for o in options if o.technique in ("merge", "prune"))
+
+
+def _shape_of(option: Option) -> str:
+    return option.form.split(" ")[0]
+
+
+class _Explorer:
+    """Recovers and judges structures, nearest to the budget's edge first."""
+
+    def __init__(
+        self,
+        context: Context,
+        plain: Found,
+        merge: Merge,
+        problem: Problem,
+        structures: Sequence[Structure],
+        source: Any,
+    ) -> None:
+        self.context, self.plain, self.merge = context, plain, merge
+        self.problem, self.structures = problem, structures
+        self.pool = _pool(context, plain.subject, source)
+        self.original = Original(plain.subject.model, self.pool, threads=context.cores)
+        self.recovered: dict[tuple[str, ...], Recovered] = {}
+        self.trials: dict[tuple[str, ...], Trial] = {}
+        self.lowest = context.budget.lowest_quality(self._quality(plain.outcome.given))
+
+    def explore(self) -> Found:
+        tries = min(MOST_TRIES, math.ceil(math.log2(len(self.structures) + 1)))
+        best = bisected(self.structures, self._acceptable, tries)
+        while best is not None:
+            found = self._finish(best)
+            if found is not None:
+                return found
+            # too much for the numbers' forms on top: the next slower one
+            slower = self.structures[self.structures.index(best) + 1 :]
+            tried = [s for s in slower if s.signature in self.trials and self._kept(s)]
+            best = tried[0] if tried else None
+        return self._with_trials(self.plain)
+
+    def _quality(self, trial: Trial) -> float:
+        assert trial.quality is not None
+        return trial.quality
+
+    def _kept(self, structure: Structure) -> bool:
+        quality = self._quality(self.trials[structure.signature])
+        return self.lowest is None or quality >= self.lowest
+
+    def _acceptable(self, structure: Structure) -> bool:
+        share = SHARE_OF_TRIES / MOST_TRIES
+        recovered = self._recover(structure, self._student(structure), share, "a first look")
+        self.recovered[structure.signature] = recovered
+        name = f"merged-{len(self.trials) + 1}"
+        trial = self.context.workshop.build(name, recovered.model)
+        self.context.workshop.judge(trial)
+        trial.predicted_us = structure.selection.latency_us
+        trial.predicted_distortion = structure.selection.distortion
+        self.trials[structure.signature] = trial
+        return self._kept(structure)
+
+    def _student(self, structure: Structure) -> ir.Model:
+        chosen = {name: o for o in structure.options for name in o.layers}
+        return self.merge.apply(self.plain.subject.model, chosen)
+
+    def _recover(
+        self, structure: Structure, student: ir.Model, share: float, what: str
+    ) -> Recovered:
+        context = self.context
+        seconds = share * context.recovery_seconds(RECOVERY_S)
+        title = f"recovering ({what}): {len(structure.options)} spans replaced"
+        with context.progress.step(title, 100) as advance:
+            told = 0
+
+            def progress(done: float) -> None:
+                nonlocal told
+                while told < int(100 * done):
+                    told += 1
+                    advance()
+
+            return recover(
+                student,
+                self.original,
+                self.pool,
+                self.plain.subject.kinds,
+                Schedule(seconds=seconds, seed=context.seed),
+                store=context.store,
+                key=[self.plain.subject.key, model_hash(student), self.pool.fingerprint],
+                threads=context.cores,
+                advance=progress,
+            )
+
+    def _finish(self, structure: Structure) -> Found | None:
+        """Recovers for longer, and searches among the numeric forms of the new network."""
+        context, plain = self.context, self.plain
+        student = self.recovered[structure.signature].model
+        recovered = self._recover(structure, student, 1.0 - SHARE_OF_TRIES, "in full")
+        subject = dataclasses.replace(
+            plain.subject,
+            model=recovered.model,
+            key=model_hash(recovered.model),
+            rewritten={**plain.subject.rewritten, **_reasons(recovered.model, structure)},
+        )
+        evidence = gather(
+            subject,
+            context.calibration,
+            context.store,
+            context.host,
+            context.progress,
+            workers=context.cores,
+        )
+        outcome = search(
+            subject,
+            evidence,
+            context.workshop,
+            context.budget,
+            context.progress,
+            objective=context.objective,
+            deadline=context.deadline,
+            given=plain.outcome.given,
+            prefix="merged ",
+        )
+        chosen = best_outcome(
+            plain.outcome,
+            outcome,
+            context.workshop,
+            context.budget,
+            self.lowest,
+            context.objective,
+        )
+        if chosen is plain.outcome:
+            return None
+        return self._with_trials(Found(subject, evidence, chosen))
+
+    def _with_trials(self, found: Found) -> Found:
+        """The report shows every candidate of every search."""
+        seen = {id(t) for t in found.outcome.trials}
+        more = [*self.plain.outcome.trials, *self.trials.values()]
+        trials = (*found.outcome.trials, *(t for t in more if id(t) not in seen))
+        return dataclasses.replace(found, outcome=dataclasses.replace(found.outcome, trials=trials))
+
+
+def _merge(context: Context, subject: Subject, evidence: Evidence, source: Any) -> Merge:
+    unmerged: dict[str, float] = {}
+    for option in evidence.options():
+        name = option.layers[0]
+        unmerged[name] = min(unmerged.get(name, math.inf), option.latency_us)
+    samples = _samples(context, subject, source, FIT_SAMPLES)
+    return Merge(
+        model=subject.model,
+        model_key=subject.key,
+        shapes=evidence.shapes,
+        reference=evidence.technique.reference,
+        samples=samples if samples.stable else tuple(samples),
+        samples_key=samples.fingerprint,
+        unmerged=unmerged,
+        store=context.store,
+        host=context.host,
+        workers=context.cores,
+    )
+
+
+def _samples(context: Context, subject: Subject, source: Any, limit: int) -> CalibrationData:
+    """The user's samples, more of them than statistics need; else those that were made up."""
+    if source is None:
+        return context.calibration.data
+    return open_calibration(source, subject.inputs, limit=limit)
+
+
+def _pool(context: Context, subject: Subject, source: Any) -> Pool:
+    data = _samples(context, subject, source, POOL_SAMPLES)
+    joinable = all(
+        spec.shape is not None and spec.shape and not isinstance(spec.shape[0], int)
+        for spec in subject.inputs
+    )
+    return make_pool(data, joinable=joinable, fingerprint=data.fingerprint)
+
+
+def _unready(model: ir.Model) -> str:
+    """Why networks cannot be recovered here, or nothing."""
+    if importlib.util.find_spec("torch") is None:
+        return "recovering them takes torch (pip install 'compress[torch]')"
+    from compress.execute.differentiable import unsupported
+
+    nodes = unsupported(model)
+    if nodes:
+        names = ", ".join(sorted({n.op_type for n in nodes}))
+        return f"operators that cannot be differentiated here: {names}"
+    return ""
+
+
+def _reasons(model: ir.Model, structure: Structure) -> dict[str, str]:
+    """New layer name -> what it stands for."""
+    from compress.passes.merge.rewrite import SUFFIX
+
+    known = {layer.name for layer in find_layers(model)}
+    result = {}
+    for option in structure.options:
+        name = f"{option.layers[-1]}{SUFFIX}"
+        if name in known:
+            result[name] = (
+                f"takes the place of {len(option.layers)} layers, {option.layers[0]} to "
+                f"{option.layers[-1]}, as {_shape_of(option)}"
+            )
+    return result
