@@ -68,6 +68,8 @@ class Option:
         reads_float: names of the values that this option reads as float.
         writes_uint8: names of the values that it writes as uint8.
         measured: whether `latency_us` was measured (else predicted by a model).
+        widths: group of channels -> how many of them this option stands for. All chosen options
+            that name a group name the same number.
     """
 
     technique: str
@@ -80,6 +82,7 @@ class Option:
     reads_float: frozenset[str] = frozenset()
     writes_uint8: frozenset[str] = frozenset()
     measured: bool = True
+    widths: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def label(self) -> str:

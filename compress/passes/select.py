@@ -96,9 +96,10 @@ def evaluate_choice(problem: Problem, chosen: Sequence[int]) -> tuple[float, int
     This is the selector's independent checker: it shares nothing with the integer program.
 
     Raises:
-        ValueError: a layer is covered not once.
+        ValueError: a layer is covered not once, or a group of channels has two widths.
     """
     covered: dict[str, int] = {}
+    widths: dict[str, int] = {}
     reads_u8: set[str] = set()
     reads_float: set[str] = set()
     writes_u8: set[str] = set()
@@ -107,6 +108,9 @@ def evaluate_choice(problem: Problem, chosen: Sequence[int]) -> tuple[float, int
         option = problem.options[index]
         for layer in option.layers:
             covered[layer] = covered.get(layer, 0) + 1
+        for group, width in option.widths.items():
+            if widths.setdefault(group, width) != width:
+                raise ValueError(f"{group} has {widths[group]} channels and {width}")
         reads_u8 |= option.reads_uint8
         reads_float |= option.reads_float
         writes_u8 |= option.writes_uint8
@@ -192,6 +196,7 @@ def _solve(
             writers.setdefault(name, []).append(index)
     for indices in by_layer.values():
         model += pulp.lpSum(picks[i] for i in indices) == 1, f"cover_{len(model.constraints)}"
+    _agree_on_widths(model, options, picks)
     latency = [(o.latency_us, x) for o, x in zip(options, picks, strict=True)]
     distortion = [(o.distortion, x) for o, x in zip(options, picks, strict=True)]
     size = [(float(o.bytes), x) for o, x in zip(options, picks, strict=True)]
@@ -262,6 +267,28 @@ def _solve(
         "optimal" if proven else "feasible",
         seconds,
     )
+
+
+def _agree_on_widths(model: Any, options: Sequence[Option], picks: Sequence[Any]) -> None:
+    """One width for each group of channels: options that name another one are out.
+
+    Of each layer at most one option is chosen, so that all of its options that name a width are
+    held by one row, which is tighter than a row for each.
+    """
+    import pulp
+
+    users: dict[tuple[str, int], dict[tuple[str, ...], list[int]]] = {}
+    for index, option in enumerate(options):
+        for group, width in option.widths.items():
+            users.setdefault((group, width), {}).setdefault(option.layers, []).append(index)
+    groups: dict[str, list[Any]] = {}
+    for number, ((group, _), by_layers) in enumerate(users.items()):
+        taken = pulp.LpVariable(f"w{number}", 0, 1)
+        groups.setdefault(group, []).append(taken)
+        for indices in by_layers.values():
+            model += pulp.lpSum(picks[i] for i in indices) <= taken
+    for variables in groups.values():
+        model += pulp.lpSum(variables) <= 1
 
 
 def _limit(model: Any, terms: Sequence[tuple[float, Any]], limit: float) -> None:
