@@ -31,6 +31,7 @@ from compress.report.schema import Bench, LayerInfo, Plan, Report
 from compress.stages.calibration import open_samples, write_sample
 from compress.stages.gather import gather
 from compress.stages.inspection import Source, bench_models, inspect_layers
+from compress.stages.merging import merge_losslessly
 from compress.stages.record import Request, make_plan, make_report
 from compress.stages.run_context import Context
 from compress.stages.search import search
@@ -149,6 +150,7 @@ def run(
         calibration = open_samples(subject, data, seed, told)
         with told.step("running the model once, apart", None):
             check_runs(subject, write_sample(calibration.typical, folder / "typical.npz"))
+        subject = merge_losslessly(subject, calibration, store, host.fingerprint, told)
         if objective == "latency" and budget.max_bytes is None:
             # wide weights are mostly zeros: wrong where bytes count
             subject = widen(subject, calibration, store, host.fingerprint, told)

@@ -10,13 +10,17 @@ import onnx_ir as ir
 
 from compress.graph.layers import Layer, find_layers
 from compress.graph.traversal import attribute_int, attribute_ints, constant, rank
-from compress.passes.merge.algebra import Array, LinearMap, add, compose, convolution, identity
+from compress.passes.merge.algebra import (
+    Array,
+    LinearMap,
+    add,
+    compose,
+    convolution,
+    identity,
+)
 
 MOST_LAYERS = 16
 """Layers of the longest span that is looked at: about four inverted residual blocks."""
-
-MAPPED = frozenset({"Conv", "Gemm", "MatMul", "Add", "Identity"})
-"""Operators that are linear maps, or sums of such, once their activations are left out."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -234,6 +238,8 @@ def layer_map(layer: Layer, *, outline: bool = False) -> LinearMap | None:
     Args:
         outline: taps only, of one channel.
     """
+    if layer.op == "BatchNormalization":
+        return _batch_norm(layer, outline=outline)
     weight, bias = constant(layer.weight), constant(layer.bias)
     if weight is None or weight.dtype.kind != "f" or (layer.bias is not None and bias is None):
         return None

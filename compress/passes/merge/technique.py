@@ -164,7 +164,7 @@ class Merge(Technique):
         linear = LinearMap(
             weight + 1e-3, np.zeros(target[axis]), window.start, window.stride, window.slack
         )
-        cell = _cut(self.model, span, self.shapes)
+        cell = cut_span(self.model, span, self.shapes)
         item = Replacement(str(span.source.name), str(span.target.name), linear, rectified)
         MergeSpans((item,)).run(cell)
         layer = find_layers(cell)[0]
@@ -438,7 +438,7 @@ def _prior(span: Span, window: Window) -> LinearMap | None:
     return folded(span)
 
 
-def _cut(model: ir.Model, span: Span, shapes: Shapes) -> ir.Model:
+def cut_span(model: ir.Model, span: Span, shapes: Shapes) -> ir.Model:
     """The span as a model of its own with fixed input shapes."""
     inputs = [span.source, *span.sides]
     graph = ir.convenience.extract(model.graph, inputs, [span.target])
