@@ -48,6 +48,7 @@ def canonicalize(
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     fixed_inputs: Mapping[str, object] | None = None,
+    keep_batch_norm: bool = False,
 ) -> ir.Model:
     """The canonical form of `model`, which computes the same; the argument is left as it is.
 
@@ -59,6 +60,8 @@ def canonicalize(
         model: any ONNX model of opset 7 or newer.
         shapes: input name -> dimensions to fix; -1 leaves one dynamic.
         fixed_inputs: input name -> value that it always has; it is no input of the result.
+        keep_batch_norm: leave batch normalisations as they are, to train them; canonicalising or
+            simplifying the result folds them.
 
     Raises:
         ModelError: the model is not sound, or not supported; see `validate`.
@@ -78,9 +81,10 @@ def canonicalize(
     _apply(model, UpgradeOpset())
     _inline_functions(model)
     _apply(model, NameValues(), LiftConstants())
+    rewrites = [r for r in REWRITES if not (keep_batch_norm and isinstance(r, FoldBatchNorm))]
     for _ in range(MOST_ROUNDS):
         _apply(model, InferShapes())
-        if not _apply(model, *REWRITES):
+        if not _apply(model, *rewrites):
             break
         _apply(model, NameValues())
     return model

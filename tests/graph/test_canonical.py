@@ -14,6 +14,7 @@ from compress.errors import ModelError, UsageError
 from compress.graph.canonical import SUPPORTED_OPSET, canonicalize
 from compress.graph.order import all_graphs, all_nodes
 from compress.graph.printer import to_text
+from tests.small_networks import floats, network
 
 RNG = np.random.default_rng(2)
 TEXT = """
@@ -239,3 +240,20 @@ def test_a_long_chain_takes_no_recursion_and_bounded_time():
     result = canonicalize(ir.Model(graph, ir_version=8))
     assert len(result.graph) == 13_334
     assert time.perf_counter() - started < 25
+
+
+def test_batch_norms_can_be_kept_for_training():
+    model = ir.from_proto(
+        network(
+            "g (float[N,3,6,6] x) => (float[N,4,6,6] y) {"
+            " a = Conv <pads = [1,1,1,1]> (x, w) y = BatchNormalization (a, s, b, m, v) }",
+            w=floats(4, 3, 3, 3),
+            s=floats(4, seed=1) + 1,
+            b=floats(4, seed=2),
+            m=floats(4, seed=3),
+            v=abs(floats(4, seed=4)) + 0.5,
+        )
+    )
+    kept = canonicalize(model, keep_batch_norm=True)
+    assert [n.op_type for n in kept.graph] == ["Conv", "BatchNormalization"]
+    assert [n.op_type for n in canonicalize(kept).graph] == ["Conv"]

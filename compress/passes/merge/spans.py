@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from compress.graph.layers import Layer, find_layers
-from compress.graph.traversal import attribute_int, attribute_ints, constant, rank
+from compress.graph.traversal import attribute_float, attribute_int, attribute_ints, constant, rank
 from compress.passes.merge.algebra import (
     Array,
     LinearMap,
@@ -17,6 +17,7 @@ from compress.passes.merge.algebra import (
     compose,
     convolution,
     identity,
+    scaled,
 )
 
 MOST_LAYERS = 16
@@ -258,6 +259,20 @@ def layer_map(layer: Layer, *, outline: bool = False) -> LinearMap | None:
                 bias = np.broadcast_to(bias, (len(matrix),))
             return convolution(matrix, bias, strides=(), pads=(), dilations=())
     return None
+
+
+def _batch_norm(layer: Layer, *, outline: bool) -> LinearMap | None:
+    """One that no convolution took in: on a skip of its own, as in RepVGG's identity branch."""
+    arrays = [constant(value) for value in layer.node.inputs[1:5]]
+    axes = rank(layer.inputs[0])
+    if axes is None or axes < 2 or any(array is None for array in arrays):
+        return None
+    scale, shift, mean, variance = (np.asarray(array, np.float64) for array in arrays)
+    part = identity(1 if outline else len(scale), axes - 2)
+    if outline:
+        return part
+    factor = scale / np.sqrt(variance + attribute_float(layer.node, "epsilon", 1e-5))
+    return scaled(part, factor, shift - mean * factor)
 
 
 def _convolution(node: ir.Node, weight: Array, bias: Array | None, groups: int) -> LinearMap | None:
