@@ -15,12 +15,13 @@ from compress.evidence.data import CalibrationData, open_calibration
 from compress.graph.identity import model_hash
 from compress.graph.layers import find_layers
 from compress.passes.base import Option
+from compress.passes.frontiers import trade_offs
 from compress.passes.merge.technique import Merge
 from compress.passes.recover.distill import Recovered, Schedule, recover
 from compress.passes.recover.original import Original
 from compress.passes.recover.pool import Pool, make_pool
 from compress.passes.search import bisected
-from compress.passes.select import Problem, Selection, frontier
+from compress.passes.select import Problem, Selection
 from compress.stages.gather import Evidence, gather
 from compress.stages.run_context import Context
 from compress.stages.search import Outcome, best_outcome, search
@@ -101,7 +102,7 @@ def restructure(
 
 def _structures(problem: Problem, first: Outcome) -> list[Structure]:
     """Distinct structures on the frontier that promise to be faster than what there is."""
-    points = frontier(problem, points=POINTS)
+    points = trade_offs(problem, points=POINTS)
     known = min(
         (s.latency_us for s in first.frontier if s.chosen == first.shipped.chosen),
         default=math.inf,

@@ -1,0 +1,47 @@
+"""The trade-offs of a problem, by the exact solver that suits it best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from compress.passes.labels import frontier_by_labels, hull_by_labels
+from compress.passes.select import FRONTIER_POINTS, Problem, Selection, frontier
+
+
+def trade_offs(
+    problem: Problem,
+    *,
+    points: int = FRONTIER_POINTS,
+    max_bytes: float = math.inf,
+    objective: str = "latency",
+) -> list[Selection]:
+    """At most `points` optimal selections, fastest first, spread evenly over what there is.
+
+    Labels give the whole frontier at once where few decisions are open at a time; on large graphs
+    its convex hull; the integer program is left for the rest, and for the objective "size".
+    """
+    found = None
+    if objective == "latency":
+        found = frontier_by_labels(problem, max_bytes=max_bytes)
+        if found is None and max_bytes == math.inf:
+            found = hull_by_labels(problem)
+    if found is None:
+        return frontier(problem, points=points, max_bytes=max_bytes, objective=objective)
+    return thinned(found, points)
+
+
+def thinned(selections: Sequence[Selection], points: int) -> list[Selection]:
+    """`points` of a frontier, evenly spaced in latency and distortion together; both ends stay."""
+    if len(selections) <= points:
+        return list(selections)
+    latency = np.array([s.latency_us for s in selections])
+    distortion = np.log(np.maximum([s.distortion for s in selections], 1e-12))
+    steps = np.abs(np.diff(latency)) / max(float(np.ptp(latency)), 1e-12)
+    steps += np.abs(np.diff(distortion)) / max(float(np.ptp(distortion)), 1e-12)
+    place = np.concatenate([[0.0], np.cumsum(steps)])
+    wanted = np.linspace(0.0, place[-1], points)
+    chosen = {int(np.argmin(np.abs(place - w))) for w in wanted} | {0, len(selections) - 1}
+    return [selections[i] for i in sorted(chosen)]
