@@ -35,7 +35,7 @@ from compress.stages.merging import merge_losslessly
 from compress.stages.record import Request, make_plan, make_report
 from compress.stages.run_context import Context
 from compress.stages.search import search
-from compress.stages.structures import restructure
+from compress.stages.structures import STRUCTURAL, restructure
 from compress.stages.subject import check_loads, check_runs, open_subject
 from compress.stages.widening import widen
 
@@ -43,9 +43,7 @@ DEFAULT_MAX_DROP = 0.01
 """Of the quality, where the user sets no bound at all."""
 
 OBJECTIVES = ("latency", "size")
-TECHNIQUES = ("quantize", "merge")
-STRUCTURAL = frozenset({"merge"})
-"""Techniques that change layers and not only their numbers: networks are trained anew for them."""
+TECHNIQUES = ("quantize", "merge", "prune")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,7 +109,7 @@ def run(
         budget: bounds; without any the quality may drop by 1 %.
         shapes, fixed_inputs: input dimensions and inputs that never change.
         objective: "latency" or "size": what is made small within the budget.
-        techniques: which may propose options: "quantize" (always among them), "merge".
+        techniques: which may propose options: "quantize" (always among them), "merge", "prune".
         time_limit_s: no new candidate is tried after this many seconds.
         seed: of everything that is drawn at random.
         resume: whether evidence of earlier runs is used, and kept for later ones.
@@ -186,7 +184,7 @@ def run(
                 time_limit_s=time_limit_s,
                 deadline=deadline,
             )
-            found = restructure(context, subject, evidence, outcome, data)
+            found = restructure(context, subject, evidence, outcome, data, techniques)
             subject, evidence, outcome = found.subject, found.evidence, found.outcome
         request = Request(
             command or _as_python(model, target), device.name, budget, seed, objective

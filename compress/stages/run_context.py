@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 from compress.backends.trials import Workshop
 from compress.evidence.store import EvidenceStore
@@ -37,6 +38,10 @@ class Context:
     seed: int
     time_limit_s: float | None = None
     deadline: float | None = None
+
+    def late(self) -> bool:
+        """Whether nothing new is to be begun."""
+        return self.deadline is not None and time.monotonic() > self.deadline
 
     def recovery_seconds(self, usual: float) -> float:
         """What all of recovery may take: by the limit and not by what is left, which is another

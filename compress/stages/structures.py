@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -17,6 +17,7 @@ from compress.graph.layers import find_layers
 from compress.passes.base import Option
 from compress.passes.frontiers import trade_offs
 from compress.passes.merge.technique import Merge
+from compress.passes.prune.technique import Prune
 from compress.passes.recover.distill import Recovered, Schedule, recover
 from compress.passes.recover.original import Original
 from compress.passes.recover.pool import Pool, make_pool
@@ -27,6 +28,12 @@ from compress.stages.run_context import Context
 from compress.stages.search import Outcome, best_outcome, search
 from compress.stages.subject import Subject
 
+STRUCTURAL = frozenset({"merge", "prune"})
+"""Techniques that change layers and not only their numbers: networks are trained anew for them."""
+
+ROUNDS = 2
+"""How often structures are chosen; the second time from what the first one gave."""
+
 POINTS = 32
 """Of the frontier from which structures are drawn."""
 
@@ -35,6 +42,9 @@ MOST_TRIES = 4
 
 FIT_SAMPLES = 256
 """Samples that operators are fitted on, at most."""
+
+MOMENT_SAMPLES = 96
+"""Samples that second moments are gathered on, at most."""
 
 POOL_SAMPLES = 20_000
 """Samples that a network is recovered with, at most."""
@@ -58,7 +68,7 @@ class Structure:
 
     @property
     def signature(self) -> tuple[str, ...]:
-        return tuple(f"{o.layers[0]}..{o.layers[-1]}={_shape_of(o)}" for o in self.options)
+        return tuple(sorted(f"{o.layers[0]}..{o.layers[-1]}={_shape_of(o)}" for o in self.options))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,33 +81,67 @@ class Found:
 
 
 def restructure(
-    context: Context, subject: Subject, evidence: Evidence, first: Outcome, source: Any
+    context: Context,
+    subject: Subject,
+    evidence: Evidence,
+    first: Outcome,
+    source: Any,
+    techniques: Collection[str],
 ) -> Found:
     """Tries structures from the joint frontier of all techniques; keeps what beats `first`.
+
+    Where a structure was found, the same is done once more with the recovered network: what was
+    merged can be pruned, and merged again.
 
     Args:
         context: budget, store, progress and the like.
         subject, evidence, first: of the search among numeric forms alone.
         source: the user's calibration data (None: what was made up is all there is).
+        techniques: "merge", "prune" or both.
     """
-    plain = Found(subject, evidence, first)
+    found = Found(subject, evidence, first)
     unready = _unready(subject.model)
     if unready:
-        context.progress.note(f"no layers are merged: {unready}")
-        return plain
-    merge = _merge(context, subject, evidence, source)
-    with context.progress.step("fitting operators to spans of layers", None):
-        proposal = merge.propose()
-    if not proposal.options:
-        context.progress.note("no span of layers would be faster as one: nothing to merge")
-        return plain
-    problem = dataclasses.replace(
-        first.problem, options=(*first.problem.options, *proposal.options)
-    )
-    structures = _structures(problem, first)
+        context.progress.note(f"no layers are merged or pruned: {unready}")
+        return found
+    pool = _pool(context, subject, source)
+    original = Original(subject.model, pool, threads=context.cores)
+    for number in range(1, ROUNDS + 1):
+        if context.late():
+            break
+        better = _round(context, found, original, source, techniques, number)
+        if better is None:
+            break
+        found = better
+    return found
+
+
+def _round(
+    context: Context,
+    found: Found,
+    original: Original,
+    source: Any,
+    techniques: Collection[str],
+    number: int,
+) -> Found | None:
+    """One choice of structures, tried; None if none of them is better than what there is."""
+    problem = found.outcome.problem
+    merge = prune = None
+    if "merge" in techniques:
+        merge = _merge(context, found, source)
+        with context.progress.step("fitting operators to spans of layers", None):
+            proposal = merge.propose()
+        problem = dataclasses.replace(problem, options=(*problem.options, *proposal.options))
+    if "prune" in techniques:
+        prune = _prune(context, found, source)
+        with context.progress.step("measuring layers with fewer channels", None):
+            problem = prune.joined(problem, prune.propose())
+    with context.progress.step("selecting among structures", None):
+        structures = _structures(problem, found.outcome)
     if not structures:
-        return plain
-    return _Explorer(context, plain, merge, problem, structures, source).explore()
+        context.progress.note("no other layers would be faster: nothing to merge or prune")
+        return None
+    return _Explorer(context, found, merge, prune, structures, original, number).explore()
 
 
 def _structures(problem: Problem, first: Outcome) -> list[Structure]:
@@ -118,7 +162,13 @@ def _structures(problem: Problem, first: Outcome) -> list[Structure]:
 def structural(problem: Problem, chosen: Iterable[int]) -> tuple[Option, ...]:
     """The chosen options that change layers and not only their numbers."""
     options = (problem.options[i] for i in chosen)
-    return tuple(o for o in options if o.technique in ("merge", "prune"))
+    return tuple(o for o in options if o.technique in STRUCTURAL and not _keeps_all(o))
+
+
+def _keeps_all(option: Option) -> bool:
+    """A group's width that is the full one."""
+    kept, _, full = option.form.partition(" of ")
+    return option.technique == "prune" and full.split(" ")[0] == kept
 
 
 def _shape_of(option: Option) -> str:
@@ -132,20 +182,20 @@ class _Explorer:
         self,
         context: Context,
         plain: Found,
-        merge: Merge,
-        problem: Problem,
+        merge: Merge | None,
+        prune: Prune | None,
         structures: Sequence[Structure],
-        source: Any,
+        original: Original,
+        number: int,
     ) -> None:
-        self.context, self.plain, self.merge = context, plain, merge
-        self.problem, self.structures = problem, structures
-        self.pool = _pool(context, plain.subject, source)
-        self.original = Original(plain.subject.model, self.pool, threads=context.cores)
+        self.context, self.plain, self.merge, self.prune = context, plain, merge, prune
+        self.structures, self.original, self.number = structures, original, number
         self.recovered: dict[tuple[str, ...], Recovered] = {}
         self.trials: dict[tuple[str, ...], Trial] = {}
         self.lowest = context.budget.lowest_quality(self._quality(plain.outcome.given))
 
-    def explore(self) -> Found:
+    def explore(self) -> Found | None:
+        """The best structure found with its own search, or None."""
         tries = min(MOST_TRIES, math.ceil(math.log2(len(self.structures) + 1)))
         best = bisected(self.structures, self._acceptable, tries)
         while best is not None:
@@ -156,7 +206,7 @@ class _Explorer:
             slower = self.structures[self.structures.index(best) + 1 :]
             tried = [s for s in slower if s.signature in self.trials and self._kept(s)]
             best = tried[0] if tried else None
-        return self._with_trials(self.plain)
+        return None
 
     def _quality(self, trial: Trial) -> float:
         assert trial.quality is not None
@@ -170,7 +220,7 @@ class _Explorer:
         share = SHARE_OF_TRIES / MOST_TRIES
         recovered = self._recover(structure, self._student(structure), share, "a first look")
         self.recovered[structure.signature] = recovered
-        name = f"merged-{len(self.trials) + 1}"
+        name = f"structure {self.number}-{len(self.trials) + 1}"
         trial = self.context.workshop.build(name, recovered.model)
         self.context.workshop.judge(trial)
         trial.predicted_us = structure.selection.latency_us
@@ -180,14 +230,22 @@ class _Explorer:
 
     def _student(self, structure: Structure) -> ir.Model:
         chosen = {name: o for o in structure.options for name in o.layers}
-        return self.merge.apply(self.plain.subject.model, chosen)
+        model = self.plain.subject.model
+        # widths first: spans meet full widths only, and find their values by name
+        for technique in (self.prune, self.merge):
+            model = model if technique is None else technique.apply(model, chosen)
+        return model
 
     def _recover(
         self, structure: Structure, student: ir.Model, share: float, what: str
     ) -> Recovered:
         context = self.context
-        seconds = share * context.recovery_seconds(RECOVERY_S)
-        title = f"recovering ({what}): {len(structure.options)} spans replaced"
+        seconds = share * context.recovery_seconds(RECOVERY_S) / ROUNDS
+        merged = sum(o.technique == "merge" for o in structure.options)
+        title = (
+            f"recovering ({what}): {merged} spans merged, "
+            f"{len(structure.options) - merged} groups narrowed"
+        )
         with context.progress.step(title, 100) as advance:
             told = 0
 
@@ -200,11 +258,11 @@ class _Explorer:
             return recover(
                 student,
                 self.original,
-                self.pool,
+                self.original.pool,
                 self.plain.subject.kinds,
                 Schedule(seconds=seconds, seed=context.seed),
                 store=context.store,
-                key=[self.plain.subject.key, model_hash(student), self.pool.fingerprint],
+                key=[self.plain.subject.key, model_hash(student), self.original.pool.fingerprint],
                 threads=context.cores,
                 advance=progress,
             )
@@ -237,7 +295,7 @@ class _Explorer:
             objective=context.objective,
             deadline=context.deadline,
             given=plain.outcome.given,
-            prefix="merged ",
+            prefix=f"structure {self.number} ",
         )
         chosen = best_outcome(
             plain.outcome,
@@ -259,20 +317,36 @@ class _Explorer:
         return dataclasses.replace(found, outcome=dataclasses.replace(found.outcome, trials=trials))
 
 
-def _merge(context: Context, subject: Subject, evidence: Evidence, source: Any) -> Merge:
+def _merge(context: Context, found: Found, source: Any) -> Merge:
     unmerged: dict[str, float] = {}
-    for option in evidence.options():
+    for option in found.outcome.problem.options:
         name = option.layers[0]
         unmerged[name] = min(unmerged.get(name, math.inf), option.latency_us)
-    samples = _samples(context, subject, source, FIT_SAMPLES)
+    samples = _samples(context, found.subject, source, FIT_SAMPLES)
     return Merge(
-        model=subject.model,
-        model_key=subject.key,
-        shapes=evidence.shapes,
-        reference=evidence.technique.reference,
+        model=found.subject.model,
+        model_key=found.subject.key,
+        shapes=found.evidence.shapes,
+        reference=found.evidence.technique.reference,
         samples=samples if samples.stable else tuple(samples),
         samples_key=samples.fingerprint,
         unmerged=unmerged,
+        store=context.store,
+        host=context.host,
+        workers=context.cores,
+    )
+
+
+def _prune(context: Context, found: Found, source: Any) -> Prune:
+    samples = _samples(context, found.subject, source, MOMENT_SAMPLES)
+    return Prune(
+        model=found.subject.model,
+        model_key=found.subject.key,
+        shapes=found.evidence.shapes,
+        reference=found.evidence.technique.reference,
+        samples=samples if samples.stable else tuple(samples),
+        samples_key=samples.fingerprint,
+        problem=found.outcome.problem,
         store=context.store,
         host=context.host,
         workers=context.cores,

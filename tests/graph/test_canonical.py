@@ -9,12 +9,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from small_networks import floats, network
 
 from compress.errors import ModelError, UsageError
 from compress.graph.canonical import SUPPORTED_OPSET, canonicalize
 from compress.graph.order import all_graphs, all_nodes
 from compress.graph.printer import to_text
-from tests.small_networks import floats, network
 
 RNG = np.random.default_rng(2)
 TEXT = """

@@ -37,7 +37,8 @@ class Curve:
     Attributes:
         phi: (points,) float64, sparsities from 0 to 1: shares of the layer's weights, smallest
             magnitudes first.
-        squared: (points,) float64, mean squared change of the float outputs; never falling.
+        squared: (points,) float64, mean squared change of the float outputs; never falling, see
+            `isotonic`.
         distortion: (points,) float64, `evidence.distortion` of the outputs; never falling.
         size: weights of the layer.
         measured: (points,) bool, which sparsities were run.
@@ -151,7 +152,7 @@ def _curve(
     queue = sorted({round(f * (points - 1)) for f in FIRST})
     while len(found) < min(runs, points - 1):
         if not queue:
-            queue = [_next(found, removed, points)]
+            queue = [_next(found, points)]
         point = queue.pop(0)
         found[point] = measure(float(phi[point]))
     at = np.array(sorted(found))
@@ -163,17 +164,34 @@ def _curve(
     return Curve(phi, squared, distortion, weight.size, measured)
 
 
-def _next(found: Mapping[int, tuple[float, float]], removed: Array, points: int) -> int:
-    """The middle of the gap over which the ratio of change to removed energy changes most."""
+def _next(found: Mapping[int, tuple[float, float]], points: int) -> int:
+    """The middle of the gap across which the size of the change grows most, for its width."""
     at = [0, *sorted(found)]
-    ratios = [np.log(max(found[i][0], 1e-30) / max(removed[i], 1e-30)) for i in at[1:]]
-    # nothing is known in front of the first one: its ratio is expected to hold
-    bends = [0.1, *np.abs(np.diff(ratios))]
+    sizes = np.sqrt(np.concatenate([[0.0], isotonic(np.array([found[i][0] for i in at[1:]]))]))
+    growth = np.diff(sizes) + 0.02 * sizes[-1]
     best = max(
         (i for i in range(len(at) - 1) if at[i + 1] - at[i] > 1),
-        key=lambda i: (bends[i] + 0.1) * (at[i + 1] - at[i]),
+        key=lambda i: float(growth[i]) * (at[i + 1] - at[i]),
     )
     return (at[best] + at[best + 1]) // 2
+
+
+def isotonic(values: Array) -> Array:
+    """The never falling sequence closest to `values` in squares, by pooling adjacent violators.
+
+    Few samples make curves fall here and there; a running maximum would keep every outlier.
+    """
+    means: list[float] = []
+    counts: list[int] = []
+    for value in values:
+        mean, count = float(value), 1
+        while means and means[-1] >= mean:
+            mean = (means[-1] * counts[-1] + mean * count) / (counts[-1] + count)
+            count += counts.pop()
+            means.pop()
+        means.append(mean)
+        counts.append(count)
+    return np.repeat(means, counts)
 
 
 def interpolate(removed: Array, at: Array, values: Array) -> Array:
@@ -186,9 +204,9 @@ def interpolate(removed: Array, at: Array, values: Array) -> Array:
 
     Returns:
         (points,) float64: `removed` times the ratio of both, the logarithm of which is
-        interpolated linearly; where values fall, the larger one before holds.
+        interpolated linearly. Values that fall are levelled (`isotonic`).
     """
-    rising = np.maximum.accumulate(values.astype(np.float64))
+    rising = isotonic(values.astype(np.float64))
     ratios = np.log(np.maximum(rising, 1e-30) / np.maximum(removed[at], 1e-30))
     between = np.exp(np.interp(np.arange(len(removed)), at, ratios)) * removed
     between[at] = rising

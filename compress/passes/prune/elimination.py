@@ -27,11 +27,13 @@ class Problem:
         weight: (d, outputs) float64: its whole input, one column per output.
         covariance: (d, d) float64, of its input; second moments if it has no bias to shift.
         rows: (units, rows per unit): which of the d inputs go with a unit.
+        energy: what errors are taken as a share of; that of the outputs here if None.
     """
 
     weight: Array
     covariance: Array
     rows: Array
+    energy: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,6 +52,11 @@ class Removal:
     def kept(self, count: int, channels: int) -> list[int]:
         """The sorted units that are left when `count` of all `channels` units stay."""
         return sorted(set(range(channels)) - set(self.order[: channels - count].tolist()))
+
+
+def output_energy(weight: Array, covariance: Array) -> float:
+    """E|x W|^2, for (d, outputs) and (d, d)."""
+    return float(np.sum(weight * (covariance @ weight)))
 
 
 def regularised(covariance: Array, ridge: float = RIDGE) -> Array:
@@ -106,7 +113,9 @@ class _State:
         self._rows = problem.rows
         self._inverse = np.linalg.inv(regularised(problem.covariance, ridge))
         self._outer = problem.weight @ problem.weight.T
-        energy = float(np.sum(problem.weight * (problem.covariance @ problem.weight)))
+        energy = problem.energy
+        if energy is None:
+            energy = output_energy(problem.weight, problem.covariance)
         self._scale = 1.0 / max(energy, 1e-30)
         self._pending: list[tuple[Array, Array, Array]] = []
         self._inverse_blocks = self._blocks(self._inverse)

@@ -72,7 +72,7 @@ def input_moments(
         seed: of that choice.
         advance: called after every sample of every pass.
     """
-    windows = {x.name: w for x in layers if (w := _Windows.of(x)) is not None}
+    windows = {x.name: w for x in layers if (w := Windows.of(x)) is not None}
     sizes = {w.key: w.bytes for w in windows.values()}
     by_key = {w.key: w for w in windows.values()}
     found: dict[str, Moments] = {}
@@ -114,7 +114,7 @@ class _Sums:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Windows:
+class Windows:
     """Which rows a layer reads from its input."""
 
     value: str
@@ -129,14 +129,17 @@ class _Windows:
 
     @property
     def key(self) -> str:
+        """The same for layers that read the same rows."""
         return repr(self)
 
     @property
     def bytes(self) -> int:
+        """Of the second moments."""
         return 8 * self.groups * self.width * self.width
 
     @classmethod
-    def of(cls, layer: Layer) -> _Windows | None:
+    def of(cls, layer: Layer) -> Windows | None:
+        """None for layers without constant weights, or that read their input transposed."""
         weight, node = constant(layer.weight), layer.node
         if weight is None or not layer.inputs:
             return None

@@ -57,7 +57,7 @@ class RemoveChannels(Pass):
     Attributes:
         kept: group name (see `find_groups`) -> indices of the units to keep, sorted; groups that
             are not named keep all.
-        groups: those of the model, where they are at hand; looked for if None.
+        groups: of the model exactly as it is (new biases count), to save the search; None: found.
     """
 
     name: ClassVar[str] = "remove-channels"

@@ -338,7 +338,7 @@ class Prune(Technique):
     # --- writing ----------------------------------------------------------------------------------
 
     def apply(self, model: ir.Model, chosen: Mapping[str, Option]) -> ir.Model:
-        """A copy of `model` whose groups have the chosen widths; what stays makes up for the rest."""
+        """A copy of `model` whose groups have the chosen widths; what stays makes up for it."""
         groups = {g.name: g for g in self.groups()}
         kept: dict[str, list[int]] = {}
         wanted = {

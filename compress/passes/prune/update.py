@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from compress.graph.affine import set_weights
+from compress.graph.affine import plain_gemm, set_weights
 from compress.graph.base import Pass
 from compress.graph.layers import Layer, find_layers
 from compress.graph.traversal import attribute_int, constant, new_initializer
-from compress.passes.prune.elimination import RIDGE, Problem, regularised
+from compress.passes.prune.elimination import RIDGE, Problem, output_energy, regularised
 from compress.passes.prune.groups import ChannelGroup
 from compress.passes.prune.moments import Moments
 
@@ -47,8 +47,8 @@ def lost_energy(weight: Array, covariance: Array, kept: Array, new: Array) -> fl
     """E|x W - x_kept V|^2 as a share of E|x W|^2."""
     difference = weight.copy()
     difference[kept] -= new
-    energy = float(np.sum(weight * (covariance @ weight)))
-    return float(np.sum(difference * (covariance @ difference))) / max(energy, 1e-30)
+    energy = output_energy(weight, covariance)
+    return output_energy(difference, covariance) / max(energy, 1e-30)
 
 
 def weight_matrices(layer: Layer) -> Array:
@@ -107,8 +107,15 @@ def unit_rows(layer: Layer, group: ChannelGroup) -> Array | None:
 
 
 def shifts(layer: Layer) -> bool:
-    """Whether the layer has a bias (or a place for one) that can absorb a change of the mean."""
-    return layer.op != "MatMul" or layer.bias is not None
+    """Whether the layer has a bias, or a place for one, that can absorb a change of the mean.
+
+    Not so a ConvTranspose: a mean reaches output positions as often as strides let it.
+    """
+    if layer.op == "MatMul":
+        return layer.bias is not None and constant(layer.bias) is not None
+    if layer.op == "Gemm" and not plain_gemm(layer.node):
+        return False
+    return layer.op != "ConvTranspose" and (layer.bias is None or constant(layer.bias) is not None)
 
 
 def problems_of(
@@ -121,8 +128,10 @@ def problems_of(
         if rows is None or seen is None:
             continue
         covariance = seen.covariance if shifts(layer) else seen.second
+        matrices = weight_matrices(layer)
+        energy = sum(output_energy(m, covariance[i]) for i, m in enumerate(matrices))
         found.extend(
-            Problem(matrix, covariance[i], rows) for i, matrix in enumerate(weight_matrices(layer))
+            Problem(matrix, covariance[i], rows, energy) for i, matrix in enumerate(matrices)
         )
     return found
 
@@ -160,6 +169,25 @@ def _output_axis(layer: Layer) -> int:
     return axes.get(layer.op, 0 if transposed else 1)
 
 
+def kept_rows(
+    layer: Layer, groups: Iterable[ChannelGroup], kept: Mapping[str, Sequence[int]]
+) -> Array | None:
+    """Sorted rows of `weight_matrices` that stay; None if the layer loses none.
+
+    Args:
+        groups: those that lose units.
+        kept: group name -> units that stay.
+    """
+    gone: set[int] = set()
+    for group in groups:
+        rows = unit_rows(layer, group)
+        if rows is not None:
+            units = np.setdiff1d(np.arange(group.channels), np.asarray(kept[group.name], int))
+            gone.update(rows[units].reshape(-1).tolist())
+    width = weight_matrices(layer).shape[1] if gone else 0
+    return np.setdiff1d(np.arange(width), list(gone)) if gone else None
+
+
 Weights = tuple[Array, Array | None]
 """(weight, bias or None) of a layer in their own shapes and dtypes."""
 
@@ -186,17 +214,10 @@ def reconstructed_weights(
     named = [g for g in groups if g.name in kept]
     result: dict[str, Weights] = {}
     for layer in layers:
-        seen = moments.get(layer.name)
-        gone: set[int] = set()
-        for group in named:
-            rows = unit_rows(layer, group)
-            if rows is not None:
-                units = np.setdiff1d(np.arange(group.channels), np.asarray(kept[group.name], int))
-                gone.update(rows[units].reshape(-1).tolist())
-        if seen is None or not gone:
+        seen, stay = moments.get(layer.name), kept_rows(layer, named, kept)
+        if seen is None or stay is None:
             continue
         matrices = weight_matrices(layer)
-        stay = np.setdiff1d(np.arange(matrices.shape[1]), list(gone))
         covariance = seen.covariance if shifts(layer) else seen.second
         new = np.zeros_like(matrices)
         for i, matrix in enumerate(matrices):
@@ -207,15 +228,15 @@ def reconstructed_weights(
 
 
 def shifted_bias(layer: Layer, shift: Array) -> Array | None:
-    """The bias plus the mean that is lost per output, (groups, outputs / groups); None without."""
+    """The bias plus what is lost of each output's mean, (groups, outputs / groups).
+
+    None where the layer has no place for it, see `shifts`.
+    """
     weight, old = constant(layer.weight), constant(layer.bias)
-    if weight is None or not shifts(layer) or (layer.bias is not None and old is None):
+    if weight is None or not shifts(layer):
         return None
-    if layer.op == "ConvTranspose":
-        # every tap's mean reaches an output position only as often as strides let it
-        return None if old is None else old.copy()
     flat = shift.reshape(-1).astype(weight.dtype)
-    return flat if old is None else np.asarray(old + flat.reshape((1,) * (old.ndim - 1) + (-1,)))
+    return flat if old is None else np.asarray(old + flat)
 
 
 @dataclasses.dataclass(frozen=True)
