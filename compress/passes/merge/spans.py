@@ -75,15 +75,19 @@ def find_spans(model: ir.Model, *, most_layers: int = MOST_LAYERS) -> list[Span]
 
 
 def _featureless(model: ir.Model, layers: Sequence[Layer]) -> set[int]:
-    """Values that no weighted layer has a part in, by id."""
-    found = {id(value) for value in model.graph.inputs}
+    """Values that no weighted layer has a part in, and none reads: masks, lengths, positions."""
+    roots = {id(value): {id(value)} for value in model.graph.inputs}
+    read: set[int] = set()
     for layer in layers:
-        if layer.weight is None and all(id(v) in found for v in layer.inputs):
+        known = [roots.get(id(v)) for v in layer.inputs]
+        if layer.weight is not None or layer.op in ("Gather", "Conv"):
             # a table of embeddings is a constant operand and makes features
-            if layer.op in ("Gather", "Conv"):
-                continue
-            found |= {id(v) for v in layer.node.outputs} | {id(layer.output)}
-    return found
+            read.update(*(r for r in known if r is not None and layer.op != "Gather"))
+        elif all(r is not None for r in known):
+            merged = {root for r in known if r is not None for root in r}
+            for value in (*layer.node.outputs, layer.output):
+                roots[id(value)] = merged
+    return {value for value, own in roots.items() if not own & read}
 
 
 def _backwards(

@@ -15,7 +15,7 @@ from compress.execute.memory import give_back
 from compress.execute.runtime import Samples
 from compress.execute.session import Runner, with_outputs
 from compress.graph.layers import Layer, find_layers
-from compress.passes.prune.elimination import RIDGE, regularised
+from compress.passes.prune.elimination import RIDGE, regularised, safe_ridge
 from compress.passes.prune.groups import ChannelGroup
 from compress.passes.prune.moments import POSITIONS, Windows
 from compress.passes.prune.update import (
@@ -46,12 +46,14 @@ class PairedMoments:
         cross: E[z x^T], (groups, d, d) float64.
         mean: E[z], (groups, d) float64.
         original_mean: E[x], (groups, d) float64.
+        count: rows seen.
     """
 
     second: Array
     cross: Array
     mean: Array
     original_mean: Array
+    count: int
 
 
 def sequential_weights(
@@ -158,7 +160,10 @@ def paired_moments(
                     total += term
     del runners
     give_back()
-    return {name: PairedMoments(*(t / max(1, counts[name]) for t in s)) for name, s in sums.items()}
+    return {
+        name: PairedMoments(*(t / max(1, counts[name]) for t in terms), counts[name])
+        for name, terms in sums.items()
+    }
 
 
 def _bytes(layer: Layer) -> int:
@@ -170,6 +175,7 @@ def _solved(layer: Layer, stay: Array | None, seen: PairedMoments, ridge: float)
     """argmin over V of E|x W - z_kept V|^2, pulled towards W by the ridge; see `reconstruct`."""
     matrices = weight_matrices(layer)
     rows = np.arange(matrices.shape[1]) if stay is None else stay
+    damping = safe_ridge(ridge, matrices.shape[1], seen.count)
     second, cross = seen.second, seen.cross
     if shifts(layer):
         second = second - seen.mean[:, :, None] * seen.mean[:, None, :]
@@ -178,7 +184,7 @@ def _solved(layer: Layer, stay: Array | None, seen: PairedMoments, ridge: float)
     for i, matrix in enumerate(matrices):
         block = second[i][np.ix_(rows, rows)]
         error = cross[i][rows] @ matrix - block @ matrix[rows]
-        new[i][rows] = matrix[rows] + np.linalg.solve(regularised(block, ridge), error)
+        new[i][rows] = matrix[rows] + np.linalg.solve(regularised(block, damping), error)
     lost = np.einsum("gd,gdo->go", seen.original_mean, matrices)
     bias = shifted_bias(layer, lost - np.einsum("gd,gdo->go", seen.mean, new))
     return from_matrices(layer, new), bias
