@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
-torch = pytest.importorskip("torch")
-
 from benchmarks import networks
-from benchmarks.networks import architectures, evaluation, training
-from benchmarks.networks import data as images
-from benchmarks.networks.training import Phase, Recipe
+from benchmarks.networks import data, evaluation
 from benchmarks.runtimes import onnxruntime_run
+
+torch = pytest.importorskip("torch")
+architectures = pytest.importorskip("benchmarks.networks.architectures")
+training = pytest.importorskip("benchmarks.networks.training")
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,7 @@ def test_macs_are_counted_by_hand() -> None:
 
 @pytest.mark.parametrize("name", architectures.FMNIST_NETWORKS)
 def test_the_export_computes_the_same_without_batch_norms(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
     network = architectures.randomize(architectures.FMNIST_NETWORKS[name](), seed=1)
     path = tmp_path / "model.onnx"
     architectures.export_onnx(network, path)
@@ -131,7 +132,7 @@ def _small() -> Any:
 
 def test_training_learns_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     pictures, labels = _toy()
-    recipe = Recipe((Phase(3, 14), Phase(2, 28)))
+    recipe = training.Recipe((training.Phase(3, 14), training.Phase(2, 28)))
     whole, lines = _small(), []
     training.train(whole, pictures, labels, recipe, tmp_path / "whole.pt", lines.append)
     guesses = whole.eval()(pictures.float() / 255).argmax(1)
@@ -166,10 +167,9 @@ def test_every_network_has_a_recipe_that_ends_at_full_size() -> None:
 
 
 def _install_images(zoo: Path, train: int, test: int) -> None:
-    """An unpacked stand-in for the Debian package, with random images."""
+    """An unpacked stand-in for the Debian package, with random data."""
     rng = np.random.default_rng(0)
-    label = images.PACKAGE
-    folder = zoo / "packages" / f"{label.package}-{label.version}"
+    folder = zoo / "packages" / f"{data.PACKAGE.package}-{data.PACKAGE.version}"
     folder = folder / "usr" / "share" / "datasets" / "fashion-mnist"
     folder.mkdir(parents=True)
     for name, count in (("train", train), ("t10k", test)):
@@ -182,7 +182,7 @@ def _install_images(zoo: Path, train: int, test: int) -> None:
 
 def test_data_files_hold_images_in_zero_to_one(zoo: Path) -> None:
     _install_images(zoo, train=600, test=200)
-    files = images.data()
+    files = data.data_files()
     with np.load(files.train_images) as content:
         assert content.files == ["image"]
         train = content["image"]
@@ -191,7 +191,7 @@ def test_data_files_hold_images_in_zero_to_one(zoo: Path) -> None:
     assert train.max() == np.float32(9 / 255)
     with np.load(files.calibration) as content:
         assert content.files == ["image"]
-        assert content["image"].shape == (images.CALIBRATION_IMAGES, 1, 28, 28)
+        assert content["image"].shape == (data.CALIBRATION_IMAGES, 1, 28, 28)
     with np.load(files.test) as content:
         assert content["labels"].dtype == np.int64
         assert len(content["labels"]) == len(content["image"]) == 200
@@ -199,7 +199,7 @@ def test_data_files_hold_images_in_zero_to_one(zoo: Path) -> None:
 
 def test_evaluation_is_the_share_of_right_answers(zoo: Path) -> None:
     _install_images(zoo, train=600, test=200)
-    with np.load(images.data().test) as content:
+    with np.load(data.data_files().test) as content:
         labels = content["labels"]
     evaluation._test.cache_clear()
     served = []
@@ -221,7 +221,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels.gz"
     path.write_bytes(gzip.compress(b"\x00\x00\x0d\x01\x00\x00\x00\x01abcd"))
     with pytest.raises(ValueError, match="not an IDX file"):
-        images.read_idx(path)
+        data.read_idx(path)
 
 
 def test_a_network_is_trained_once(

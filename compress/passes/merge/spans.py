@@ -109,7 +109,7 @@ def _backwards(
             if _closed(inside, last):
                 yield Span(tuple(inside), features[0], last.output, tuple(sides))
         known = [v for v in features if id(v) in writer]
-        if len(known) < len(features) or not features or len(region) == most_layers:
+        if not known or len(region) == most_layers:
             return
         latest = max(known, key=lambda v: position[writer[id(v)].name])
         layer = writer[id(latest)]

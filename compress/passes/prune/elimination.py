@@ -54,15 +54,6 @@ class Removal:
         return sorted(set(range(channels)) - set(self.order[: channels - count].tolist()))
 
 
-def safe_ridge(ridge: float, width: int, count: int) -> float:
-    """`ridge`, more of it where `count` rows say little about `width` inputs.
-
-    Moments of fewer rows than inputs can be met exactly by weights that are wrong everywhere else:
-    behind a global pooling a sample is one row.
-    """
-    return ridge + width / max(1, count)
-
-
 def output_energy(weight: Array, covariance: Array) -> float:
     """E|x W|^2, for (d, outputs) and (d, d)."""
     return float(np.sum(weight * (covariance @ weight)))

@@ -15,7 +15,7 @@ from compress.execute.memory import give_back
 from compress.execute.runtime import Samples
 from compress.execute.session import Runner, with_outputs
 from compress.graph.layers import Layer, find_layers
-from compress.passes.prune.elimination import RIDGE, regularised, safe_ridge
+from compress.passes.prune.elimination import RIDGE
 from compress.passes.prune.groups import ChannelGroup
 from compress.passes.prune.moments import POSITIONS, Windows
 from compress.passes.prune.update import (
@@ -46,6 +46,7 @@ class PairedMoments:
         cross: E[z x^T], (groups, d, d) float64.
         mean: E[z], (groups, d) float64.
         original_mean: E[x], (groups, d) float64.
+        power: mean variance of x, (groups,) float64.
         count: rows seen.
     """
 
@@ -53,6 +54,7 @@ class PairedMoments:
     cross: Array
     mean: Array
     original_mean: Array
+    power: Array
     count: int
 
 
@@ -151,6 +153,7 @@ def paired_moments(
                 np.matmul(across, x),
                 z.sum(axis=1, dtype=np.float64),
                 x.sum(axis=1, dtype=np.float64),
+                np.square(x).mean(axis=2, dtype=np.float64).sum(axis=1),
             ]
             counts[name] += x.shape[1]
             if name not in sums:
@@ -172,10 +175,15 @@ def _bytes(layer: Layer) -> int:
 
 
 def _solved(layer: Layer, stay: Array | None, seen: PairedMoments, ridge: float) -> Weights:
-    """argmin over V of E|x W - z_kept V|^2, pulled towards W by the ridge; see `reconstruct`."""
+    """argmin over V of E|x W - z_kept V|^2, pulled towards W; see `reconstruct`.
+
+    The pull is in proportion to the larger variance of both inputs, lest what is left of a channel
+    that has all but died be blown up; and the stronger the fewer rows speak for as many inputs:
+    behind a global pooling a sample is one row.
+    """
     matrices = weight_matrices(layer)
-    rows = np.arange(matrices.shape[1]) if stay is None else stay
-    damping = safe_ridge(ridge, matrices.shape[1], seen.count)
+    width = matrices.shape[1]
+    rows = np.arange(width) if stay is None else stay
     second, cross = seen.second, seen.cross
     if shifts(layer):
         second = second - seen.mean[:, :, None] * seen.mean[:, None, :]
@@ -184,7 +192,9 @@ def _solved(layer: Layer, stay: Array | None, seen: PairedMoments, ridge: float)
     for i, matrix in enumerate(matrices):
         block = second[i][np.ix_(rows, rows)]
         error = cross[i][rows] @ matrix - block @ matrix[rows]
-        new[i][rows] = matrix[rows] + np.linalg.solve(regularised(block, damping), error)
+        variance = max(float(np.trace(block)) / len(rows), float(seen.power[i]))
+        pull = (ridge + width / max(1, seen.count)) * variance + 1e-12
+        new[i][rows] = matrix[rows] + np.linalg.solve(block + pull * np.eye(len(rows)), error)
     lost = np.einsum("gd,gdo->go", seen.original_mean, matrices)
     bias = shifted_bias(layer, lost - np.einsum("gd,gdo->go", seen.mean, new))
     return from_matrices(layer, new), bias

@@ -14,7 +14,7 @@ from compress.graph.affine import plain_gemm, set_weights
 from compress.graph.base import Pass
 from compress.graph.layers import Layer, find_layers
 from compress.graph.traversal import attribute_int, constant, new_initializer
-from compress.passes.prune.elimination import RIDGE, Problem, output_energy, regularised, safe_ridge
+from compress.passes.prune.elimination import RIDGE, Problem, output_energy, regularised
 from compress.passes.prune.groups import ChannelGroup
 from compress.passes.prune.moments import Moments
 
@@ -219,10 +219,9 @@ def reconstructed_weights(
             continue
         matrices = weight_matrices(layer)
         covariance = seen.covariance if shifts(layer) else seen.second
-        damping = safe_ridge(ridge, matrices.shape[1], seen.count)
         new = np.zeros_like(matrices)
         for i, matrix in enumerate(matrices):
-            new[i][stay] = reconstruct(matrix, covariance[i], stay, damping)
+            new[i][stay] = reconstruct(matrix, covariance[i], stay, ridge)
         bias = shifted_bias(layer, np.einsum("gd,gdo->go", seen.mean, matrices - new))
         result[layer.name] = from_matrices(layer, new), bias
     return result

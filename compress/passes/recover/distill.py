@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -160,6 +161,10 @@ class _Run:
     def train(
         self, store: EvidenceStore, key: str, advance: Callable[[float], None]
     ) -> dict[str, Array]:
+        # threads that spin while they wait crawl as soon as anything else runs; has to be said
+        # before torch is loaded, and changes nothing afterwards
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        os.environ.setdefault("GOMP_SPINCOUNT", "0")
         import torch
 
         from compress.execute.differentiable import TorchModel
