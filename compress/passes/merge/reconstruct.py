@@ -135,9 +135,10 @@ class System:
         self.window, self.channels = window, channels
         self._inputs = np.concatenate([inputs, np.ones((len(inputs), 1), np.float32)], axis=1)
         gram = (self._inputs.T @ self._inputs).astype(np.float64) / len(inputs)
-        damped = np.eye(len(gram)) * RIDGE * float(np.mean(np.diag(gram)[:-1]))
+        # never nothing: channels that are always zero keep what the prior has for them
+        damped = np.eye(len(gram)) * max(RIDGE * float(np.mean(np.diag(gram)[:-1])), 1e-9)
         damped[-1, -1] = 0.0
-        self._factor = np.linalg.inv(gram + damped + 1e-12 * np.eye(len(gram)))
+        self._factor = np.linalg.inv(gram + damped)
         self._damped = damped
 
     def fit(self, targets: Array, prior: LinearMap | None, low: float | None) -> Fit:
