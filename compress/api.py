@@ -27,7 +27,7 @@ from compress.hardware.host import detect
 from compress.passes.base import Budget
 from compress.passes.select import Selection
 from compress.progress import Advance, Progress, Silent
-from compress.report.schema import Bench, LayerInfo, Plan, Report
+from compress.report.schema import Bench, LayerInfo, Plan, Recovery, Report
 from compress.stages.calibration import open_samples, write_sample
 from compress.stages.gather import gather
 from compress.stages.inspection import Source, bench_models, inspect_layers
@@ -170,6 +170,7 @@ def run(
         outcome = search(
             subject, evidence, workshop, budget, told, objective=objective, deadline=deadline
         )
+        recoveries: tuple[Recovery, ...] = ()
         if STRUCTURAL & set(techniques):
             context = Context(
                 workshop=workshop,
@@ -186,11 +187,12 @@ def run(
             )
             found = restructure(context, subject, evidence, outcome, data, techniques)
             subject, evidence, outcome = found.subject, found.evidence, found.outcome
+            recoveries = found.recoveries
         request = Request(
             command or _as_python(model, target), device.name, budget, seed, objective
         )
         report = make_report(request, subject, calibration, workshop, outcome, host, told.steps)
-        plan = make_plan(subject, evidence, outcome)
+        plan = make_plan(subject, evidence, outcome, recoveries)
         shipped = outcome.shipped.model
         return Result(shipped, report, plan, outcome.frontier)
 

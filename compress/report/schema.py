@@ -192,6 +192,31 @@ class LayerPlan(Record):
     why: str = pydantic.Field(description="the reason for the choice, in words")
 
 
+class StructureChange(Record):
+    """Layers that were merged or dropped, or channels that were removed."""
+
+    technique: str = pydantic.Field(description="merge or prune")
+    form: str = pydantic.Field(
+        description="kernel of the operator that took over, drop, or the channels that were kept"
+    )
+    layers: list[str] = pydantic.Field(description="that it concerns, by their earlier names")
+    latency_us: float = pydantic.Field(description="predicted, of what took over")
+    distortion: float = pydantic.Field(description="predicted, of this change before recovery")
+
+
+class Recovery(Record):
+    """A network that learned to answer as the original does."""
+
+    name: str = pydantic.Field(description="of the candidate")
+    changes: list[StructureChange] = pydantic.Field(description="what was changed before")
+    steps: int = pydantic.Field(description="that were made")
+    planned: int = pydantic.Field(description="steps that would have been made at most")
+    seconds: float = pydantic.Field(description="of training")
+    before: float = pydantic.Field(description="distortion on held-back samples before training")
+    after: float = pydantic.Field(description="and after it; never larger")
+    shipped: bool = pydantic.Field(False, description="whether the shipped model comes from it")
+
+
 class FrontierPoint(Record):
     """An optimal trade-off, as predicted."""
 
@@ -224,6 +249,9 @@ class Plan(Record):
     layers: list[LayerPlan] = pydantic.Field(description="in the model's order")
     solver: Solver
     frontier: list[FrontierPoint] = pydantic.Field(description="fastest first")
+    recoveries: list[Recovery] = pydantic.Field(
+        [], description="networks with other layers that were trained, in order"
+    )
 
 
 class FormInfo(Record):

@@ -86,7 +86,12 @@ def make_report(
     )
 
 
-def make_plan(subject: Subject, evidence: Evidence, outcome: Outcome) -> schema.Plan:
+def make_plan(
+    subject: Subject,
+    evidence: Evidence,
+    outcome: Outcome,
+    recoveries: Sequence[schema.Recovery] = (),
+) -> schema.Plan:
     """Every layer with its options, the choice and the reason."""
     problem, selection = outcome.problem, outcome.selection
     chosen = chosen_options(problem, selection) if selection is not None else {}
@@ -122,7 +127,9 @@ def make_plan(subject: Subject, evidence: Evidence, outcome: Outcome) -> schema.
         )
         for s in outcome.frontier
     ]
-    return schema.Plan(layers=layers, solver=_solver(outcome), frontier=points)
+    return schema.Plan(
+        layers=layers, solver=_solver(outcome), frontier=points, recoveries=list(recoveries)
+    )
 
 
 def why(

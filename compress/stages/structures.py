@@ -23,6 +23,7 @@ from compress.passes.recover.original import Original
 from compress.passes.recover.pool import Pool, make_pool
 from compress.passes.search import bisected
 from compress.passes.select import Problem, Selection
+from compress.report import schema
 from compress.stages.gather import Evidence, gather
 from compress.stages.run_context import Context
 from compress.stages.search import Outcome, best_outcome, search
@@ -78,6 +79,7 @@ class Found:
     subject: Subject
     evidence: Evidence
     outcome: Outcome
+    recoveries: tuple[schema.Recovery, ...] = ()
 
 
 def restructure(
@@ -105,15 +107,16 @@ def restructure(
         context.progress.note(f"no layers are merged or pruned: {unready}")
         return found
     pool = _pool(context, subject, source)
+    records: list[schema.Recovery] = []
     original = Original(subject.model, pool, threads=context.cores)
     for number in range(1, ROUNDS + 1):
         if context.late():
             break
-        better = _round(context, found, original, source, techniques, number)
+        better = _round(context, found, original, source, techniques, number, records)
         if better is None:
             break
         found = better
-    return found
+    return dataclasses.replace(found, recoveries=tuple(records))
 
 
 def _round(
@@ -123,6 +126,7 @@ def _round(
     source: Any,
     techniques: Collection[str],
     number: int,
+    records: list[schema.Recovery],
 ) -> Found | None:
     """One choice of structures, tried; None if none of them is better than what there is."""
     problem = found.outcome.problem
@@ -141,7 +145,7 @@ def _round(
     if not structures:
         context.progress.note("no other layers would be faster: nothing to merge or prune")
         return None
-    return _Explorer(context, found, merge, prune, structures, original, number).explore()
+    return _Explorer(context, found, merge, prune, structures, original, number, records).explore()
 
 
 def _structures(problem: Problem, first: Outcome) -> list[Structure]:
@@ -187,7 +191,9 @@ class _Explorer:
         structures: Sequence[Structure],
         original: Original,
         number: int,
+        records: list[schema.Recovery],
     ) -> None:
+        self.records = records
         self.context, self.plain, self.merge, self.prune = context, plain, merge, prune
         self.structures, self.original, self.number = structures, original, number
         self.recovered: dict[tuple[str, ...], Recovered] = {}
@@ -221,6 +227,7 @@ class _Explorer:
         recovered = self._recover(structure, self._student(structure), share, "a first look")
         self.recovered[structure.signature] = recovered
         name = f"structure {self.number}-{len(self.trials) + 1}"
+        self._record(name, structure, recovered)
         trial = self.context.workshop.build(name, recovered.model)
         self.context.workshop.judge(trial)
         trial.predicted_us = structure.selection.latency_us
@@ -297,6 +304,8 @@ class _Explorer:
             given=plain.outcome.given,
             prefix=f"structure {self.number} ",
         )
+        name = f"structure {self.number} in full"
+        self._record(name, structure, recovered)
         chosen = best_outcome(
             plain.outcome,
             outcome,
@@ -307,7 +316,32 @@ class _Explorer:
         )
         if chosen is plain.outcome:
             return None
+        self.records[:] = [r.model_copy(update={"shipped": r.name == name}) for r in self.records]
+        words = f"{_in_words(structure)}; {recovered.steps} steps of recovery. "
+        chosen = dataclasses.replace(chosen, sentence=f"{words}{chosen.sentence}")
         return self._with_trials(Found(subject, evidence, chosen))
+
+    def _record(self, name: str, structure: Structure, recovered: Recovered) -> None:
+        self.records.append(
+            schema.Recovery(
+                name=name,
+                changes=[
+                    schema.StructureChange(
+                        technique=o.technique,
+                        form=o.form,
+                        layers=list(o.layers),
+                        latency_us=o.latency_us,
+                        distortion=o.distortion,
+                    )
+                    for o in structure.options
+                ],
+                steps=recovered.steps,
+                planned=recovered.planned,
+                seconds=recovered.seconds,
+                before=recovered.before,
+                after=recovered.after,
+            )
+        )
 
     def _with_trials(self, found: Found) -> Found:
         """The report shows every candidate of every search."""
@@ -315,6 +349,21 @@ class _Explorer:
         more = [*self.plain.outcome.trials, *self.trials.values()]
         trials = (*found.outcome.trials, *(t for t in more if id(t) not in seen))
         return dataclasses.replace(found, outcome=dataclasses.replace(found.outcome, trials=trials))
+
+
+def _in_words(structure: Structure) -> str:
+    merged = [o for o in structure.options if o.technique == "merge" and _shape_of(o) != "drop"]
+    dropped = [o for o in structure.options if _shape_of(o) == "drop"]
+    narrowed = [o for o in structure.options if o.technique == "prune"]
+    parts = []
+    if merged:
+        parts.append(f"merged {sum(len(o.layers) for o in merged)} layers to {len(merged)}")
+    if dropped:
+        parts.append(f"dropped {sum(len(o.layers) for o in dropped)} layers")
+    if narrowed:
+        parts.append(f"removed channels in {len(narrowed)} groups")
+    text = ", ".join(parts)
+    return text[:1].upper() + text[1:]
 
 
 def _merge(context: Context, found: Found, source: Any) -> Merge:

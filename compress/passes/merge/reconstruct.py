@@ -19,11 +19,11 @@ RIDGE = 1e-3
 ROUNDS = 6
 """Of imputation behind a rectifier; errors fall monotonously, the first few do nearly all."""
 
-MOST_FEATURES = 3200
+MOST_FEATURES = 1700
 """Columns of the largest system that is solved; beyond, spans are not fitted."""
 
-ROWS_PER_FEATURE = 6
-FEWEST_ROWS, MOST_ROWS = 8192, 24576
+ROWS_PER_FEATURE = 5
+FEWEST_ROWS, MOST_ROWS = 4096, 12288
 
 
 @dataclasses.dataclass(frozen=True)

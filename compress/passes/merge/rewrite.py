@@ -28,13 +28,13 @@ class Replacement:
     Attributes:
         source, target: names of values, as a Span has them.
         map: the operator; None: the target is the source itself (the layers are dropped).
-        rectified: whether a Relu follows where the span had no activation at its end.
+        low: where outputs are cut off from below if the span had no activation at its end.
     """
 
     source: str
     target: str
     map: LinearMap | None
-    rectified: bool = False
+    low: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,8 @@ class MergeSpans(Pass):
     1. The activation at the span's end stays.
     2. Feature maps get a Conv, rows a Gemm, sequences MatMul and Add.
     3. Weights that are depthwise are written as depthwise.
-    4. A Conv has its padding on its own; where taps begin or end inside of the input, zeros fill
+    4. A floor under the outputs is a Relu if it is zero, and a Clip otherwise.
+    5. A Conv has its padding on its own; where taps begin or end inside of the input, zeros fill
        the kernel up.
 
     Attributes:
@@ -77,10 +78,13 @@ def _write(graph: ir.Graph, source: ir.Value, last: Layer, item: Replacement) ->
     producer = raw.producer()
     assert producer is not None
     nodes = [] if item.map is None else _operator(graph, source, raw, item.map, last.name)
-    if item.rectified and last.activation is None:
-        relu = ir.node("Relu", [nodes[-1].outputs[0] if nodes else source])
-        relu.name = f"{last.name}{SUFFIX}.relu"
-        nodes.append(relu)
+    if item.low is not None and last.activation is None:
+        inputs = [nodes[-1].outputs[0] if nodes else source]
+        if item.low:
+            name = f"{last.name}{SUFFIX}.low"
+            inputs.append(new_initializer(graph, name, np.array(item.low, np.float32)))
+        nodes.append(ir.node("Clip" if item.low else "Relu", inputs))
+        nodes[-1].name = f"{last.name}{SUFFIX}.floor"
     graph.insert_after(producer, nodes)
     if not nodes and source.is_graph_input() and raw.is_graph_output():
         # an output cannot be an input's other name

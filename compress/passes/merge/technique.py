@@ -20,6 +20,7 @@ from compress.execute.runtime import Samples
 from compress.execute.session import Runner, with_outputs
 from compress.graph.infer_shapes import InferShapes
 from compress.graph.layers import find_layers
+from compress.graph.traversal import scalar
 from compress.passes.base import Option, Proposal, Technique
 from compress.passes.merge.algebra import LinearMap
 from compress.passes.merge.reconstruct import (
@@ -48,8 +49,8 @@ WORTHWHILE = 0.9
 
 SMALLEST_GAIN_US = 2.0
 
-LEAST_KEPT = 1.0
-"""Error (share of the target's variance) from which on the mean would do as well."""
+FLOOR_QUANTILE = 0.1
+"""Share of the values that a new floor cuts off."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,21 +59,20 @@ class Candidate:
 
     Attributes:
         window: taps of the operator; None: the layers are dropped.
-        rectified: whether an activation follows that was not there before.
+        floored: whether outputs are cut off from below where they were not before.
         latencies: in the forms that the device runs it in.
     """
 
     span: Span
     window: Window | None
-    rectified: bool
+    floored: bool
     latencies: Mapping[Form, CellLatency]
 
     @property
     def label(self) -> str:
         if self.window is None:
             return "drop"
-        size = "x".join(map(str, self.window.kernel)) or "linear"
-        return f"{size}{'-relu' if self.rectified else ''}"
+        return "x".join(map(str, self.window.kernel)) or "linear"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,11 +126,11 @@ class Merge(Technique):
             bound = min(WORTHWHILE * bound, bound - SMALLEST_GAIN_US)
             if bound <= 0:
                 continue
-            for window, rectified in self._ways(span):
-                found = self._latencies(span, window, rectified)
+            for window, floored in self._ways(span):
+                found = self._latencies(span, window, floored)
                 fast = {form: cell for form, cell in found.items() if cell.core_us < bound}
                 if fast or (window is None and bound > 0):
-                    result.append(Candidate(span, window, rectified, fast))
+                    result.append(Candidate(span, window, floored, fast))
             advance()
         return result
 
@@ -143,17 +143,15 @@ class Merge(Technique):
         nonlinear = any(layer.op not in ("Conv", "Gemm", "MatMul", "Add") for layer in span.layers)
         if weighted < 2 and not nonlinear:
             return
-        ends_linear = span.layers[-1].activation is None
+        # merged operators in a row would be one without anything nonlinear between them
+        floored = span.layers[-1].activation is None and bool(span.activations)
         for window in _windows(span, source, target):
             channels = source[-1] if not window.kernel else source[1]
-            if window.features(channels) > MOST_FEATURES:
-                continue
-            yield window, False
-            if ends_linear and window.kernel and span.activations:
-                yield window, True
+            if window.features(channels) <= MOST_FEATURES:
+                yield window, floored and bool(window.kernel)
 
     def _latencies(
-        self, span: Span, window: Window | None, rectified: bool
+        self, span: Span, window: Window | None, floored: bool
     ) -> dict[Form, CellLatency]:
         if window is None:
             return {}
@@ -165,7 +163,8 @@ class Merge(Technique):
             weight + 1e-3, np.zeros(target[axis]), window.start, window.stride, window.slack
         )
         cell = cut_span(self.model, span, self.shapes)
-        item = Replacement(str(span.source.name), str(span.target.name), linear, rectified)
+        low = -0.5 if floored else None
+        item = Replacement(str(span.source.name), str(span.target.name), linear, low)
         MergeSpans((item,)).run(cell)
         layer = find_layers(cell)[0]
         result = {}
@@ -215,7 +214,7 @@ class Merge(Technique):
                 source,
                 str(c.span.target.name),
                 dataclasses.astuple(window),
-                c.rectified,
+                c.floored,
             )
             for c in group
         }
@@ -228,12 +227,14 @@ class Merge(Technique):
             for candidate in missing:
                 prior = _prior(candidate.span, window)
                 rows = targets[str(_raw(candidate.span).name)]
-                fit = system.fit(rows, prior, _low(candidate))
+                low = _low(candidate, rows)
+                fit = system.fit(rows, prior, low)
                 name = candidate.span.key, candidate.label
                 arrays = {
                     "weight": fit.map.weight.astype(np.float32),
                     "bias": fit.map.bias.astype(np.float32),
                     "error": np.array(fit.error),
+                    "low": np.array(np.nan if low is None else low),
                 }
                 known[name] = arrays
                 self.store.put_arrays(keys[name], arrays)
@@ -250,9 +251,8 @@ class Merge(Technique):
                 exact=False,
             )
             span = candidate.span
-            result[name] = Replacement(
-                str(span.source.name), str(span.target.name), linear, candidate.rectified
-            )
+            low = float(kept["low"]) if candidate.floored else None
+            result[name] = Replacement(str(span.source.name), str(span.target.name), linear, low)
         return result
 
     def _channels(self, source: str, window: Window) -> int:
@@ -416,16 +416,20 @@ def _raw(span: Span) -> ir.Value:
     return raw
 
 
-def _low(candidate: Candidate) -> float | None:
-    """Where outputs are cut off from below, if they are."""
-    last = candidate.span.layers[-1].activation
-    if candidate.rectified or (last is not None and last.op_type == "Relu"):
-        return 0.0
-    if last is not None and last.op_type == "Clip":
-        from compress.graph.traversal import scalar
+def _low(candidate: Candidate, targets: Array) -> float | None:
+    """Where outputs are cut off from below, if they are: by the span's last activation, or anew.
 
-        return scalar(last.inputs[1]) if len(last.inputs) > 1 else None
-    return None
+    A new floor lies where few values are, so that little is lost at first; training moves what
+    has to be bent across it.
+    """
+    if candidate.floored:
+        return float(np.quantile(targets, FLOOR_QUANTILE))
+    last = candidate.span.layers[-1].activation
+    if last is None or last.op_type not in ("Relu", "Clip"):
+        return None
+    if last.op_type == "Relu":
+        return 0.0
+    return scalar(last.inputs[1]) if len(last.inputs) > 1 else None
 
 
 def _prior(span: Span, window: Window) -> LinearMap | None:

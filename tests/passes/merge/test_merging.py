@@ -85,7 +85,7 @@ def block(parse):
 
 def test_text(parse, golden):
     model = block(parse)
-    result = merged(model, span_of(model, "s"), rectified=True)
+    result = merged(model, span_of(model, "s"), low=-0.5)
     golden("merge_spans", "--- merge-spans\n".join(to_text(m) for m in (model, result)))
 
 
