@@ -48,3 +48,13 @@ def test_what_was_freed_is_no_longer_held():
     memory.give_back()
     assert memory._resident() < held - 80 * 2**20
     assert all((block == 1).all() for block in blocks)
+
+
+def test_memory_can_be_kept_for_a_while():
+    blocks = 64
+    with memory.keeping_freed():
+        for _ in range(3):
+            arrays = [np.ones(2**17) for _ in range(blocks)]
+            del arrays
+        kept = memory._resident()
+    assert memory._resident() <= kept

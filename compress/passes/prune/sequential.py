@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,15 +24,13 @@ from compress.passes.prune.update import (
     Weights,
     from_matrices,
     kept_rows,
+    reconstruct,
     shifted_bias,
     shifts,
     weight_matrices,
 )
 
 Array = npt.NDArray[Any]
-
-STAGES = 8
-"""Times that the changed network is run anew; layers of one stage see the same inputs."""
 
 MOST_BYTES = 512 * 2**20
 """Moments gathered in one pass over the samples."""
@@ -46,7 +45,7 @@ class PairedMoments:
         cross: E[z x^T], (groups, d, d) float64.
         mean: E[z], (groups, d) float64.
         original_mean: E[x], (groups, d) float64.
-        power: mean variance of x, (groups,) float64.
+        power: mean square of x, (groups,) float64.
         count: rows seen.
     """
 
@@ -64,7 +63,6 @@ def sequential_weights(
     kept: Mapping[str, Sequence[int]],
     samples: Samples,
     *,
-    stages: int = STAGES,
     positions: int = POSITIONS,
     ridge: float = RIDGE,
     seed: int = 0,
@@ -75,19 +73,19 @@ def sequential_weights(
     `reconstructed_weights` solves each consumer as if its inputs were still the original ones.
     Here the layers are gone through in the order of the graph: each is solved so that, on what the
     layers before it now give, it comes as close as it can to its original output, consumers or
-    not. OSSCAR and GPTQ use the changed network's inputs for both sides; we keep the original
-    outputs as the target, so that errors are corrected rather than handed on.
+    not. The target stays the original network's output, so that errors are corrected rather than
+    handed on. Both networks run once over the samples per layer (and once for layers that read the
+    same value): two layers solved at once would both correct the same error.
 
     Args:
         model: as it is before anything is removed.
         groups: of the model.
         kept: group name -> units that stay, as for `RemoveChannels`.
         samples: calibration inputs.
-        stages: see `STAGES`; more is better and slower.
         positions: rows per sample and layer.
-        ridge: see `elimination.RIDGE`; pulls towards the weights as they are.
+        ridge: see `elimination.RIDGE`; more is added where there are few rows.
         seed: of the choice of rows.
-        advance: called after every stage.
+        advance: called after every layer.
     """
     named = [g for g in groups if g.name in kept]
     layers = [x for x in find_layers(model) if Windows.of(x) is not None]
@@ -95,23 +93,19 @@ def sequential_weights(
     losing = [i for i, x in enumerate(layers) if stays[x.name] is not None]
     if not losing:
         return {}
-    layers = layers[losing[0] :]
     changed = model.clone()
     result: dict[str, Weights] = {}
-    size = -(-len(layers) // max(1, stages))
-    for start in range(0, len(layers), size):
-        stage = layers[start : start + size]
+    for _, alike in itertools.groupby(layers[losing[0] :], key=lambda x: str(x.inputs[0].name)):
+        stage = {x.name: x for x in alike}
         new: dict[str, Weights] = {}
-        bytes_of = {x.name: _bytes(x) for x in stage}
-        by_name = {x.name: x for x in stage}
-        for names in chunks(bytes_of, MOST_BYTES):
-            part = [by_name[name] for name in names]
+        for names in chunks({name: _bytes(x) for name, x in stage.items()}, MOST_BYTES):
+            part = [stage[name] for name in names]
             moments = paired_moments(model, changed, part, samples, positions=positions, seed=seed)
             for layer in part:
                 new[layer.name] = _solved(layer, stays[layer.name], moments[layer.name], ridge)
+                advance()
         UpdateWeights(new).run(changed)
         result.update(new)
-        advance()
     return result
 
 
@@ -163,10 +157,11 @@ def paired_moments(
                     total += term
     del runners
     give_back()
-    return {
-        name: PairedMoments(*(t / max(1, counts[name]) for t in terms), counts[name])
-        for name, terms in sums.items()
-    }
+    result = {}
+    for name, totals in sums.items():
+        second, cross, mean, original_mean, power = (t / max(1, counts[name]) for t in totals)
+        result[name] = PairedMoments(second, cross, mean, original_mean, power, counts[name])
+    return result
 
 
 def _bytes(layer: Layer) -> int:
@@ -175,7 +170,7 @@ def _bytes(layer: Layer) -> int:
 
 
 def _solved(layer: Layer, stay: Array | None, seen: PairedMoments, ridge: float) -> Weights:
-    """argmin over V of E|x W - z_kept V|^2, pulled towards W; see `reconstruct`.
+    """argmin over V of E|x W - z_kept V|^2, pulled towards what `reconstruct` gives for z alone.
 
     The pull is in proportion to the larger variance of both inputs, lest what is left of a channel
     that has all but died be blown up; and the stronger the fewer rows speak for as many inputs:
@@ -184,17 +179,19 @@ def _solved(layer: Layer, stay: Array | None, seen: PairedMoments, ridge: float)
     matrices = weight_matrices(layer)
     width = matrices.shape[1]
     rows = np.arange(width) if stay is None else stay
-    second, cross = seen.second, seen.cross
+    second, cross, power = seen.second, seen.cross, seen.power
     if shifts(layer):
         second = second - seen.mean[:, :, None] * seen.mean[:, None, :]
         cross = cross - seen.mean[:, :, None] * seen.original_mean[:, None, :]
+        power = power - np.square(seen.original_mean).mean(axis=1)
     new = np.zeros_like(matrices)
     for i, matrix in enumerate(matrices):
         block = second[i][np.ix_(rows, rows)]
-        error = cross[i][rows] @ matrix - block @ matrix[rows]
-        variance = max(float(np.trace(block)) / len(rows), float(seen.power[i]))
+        start = reconstruct(matrix, second[i], rows, ridge)
+        error = cross[i][rows] @ matrix - block @ start
+        variance = max(float(np.trace(block)) / len(rows), float(power[i]))
         pull = (ridge + width / max(1, seen.count)) * variance + 1e-12
-        new[i][rows] = matrix[rows] + np.linalg.solve(block + pull * np.eye(len(rows)), error)
+        new[i][rows] = start + np.linalg.solve(block + pull * np.eye(len(rows)), error)
     lost = np.einsum("gd,gdo->go", seen.original_mean, matrices)
     bias = shifted_bias(layer, lost - np.einsum("gd,gdo->go", seen.mean, new))
     return from_matrices(layer, new), bias

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from compress.evidence.distortion import OutputKind
 from compress.evidence.store import EvidenceStore
+from compress.execute.memory import keeping_freed
 from compress.passes.recover.pool import Batch, Pool
 
 if TYPE_CHECKING:
@@ -174,7 +175,8 @@ class _Run:
         try:
             module = TorchModel(self.student, trainable=self._trainable())
             module.to(memory_format=torch.channels_last)
-            return self._loop(module, store, key, advance)
+            with keeping_freed():
+                return self._loop(module, store, key, advance)
         finally:
             torch.set_num_threads(before_threads)
 
