@@ -29,13 +29,14 @@ from compress.passes.select import Selection
 from compress.progress import Advance, Progress, Silent
 from compress.report.schema import Bench, LayerInfo, Plan, Recovery, Report
 from compress.stages.calibration import open_samples, write_sample
+from compress.stages.exploring import STRUCTURAL
 from compress.stages.gather import gather
 from compress.stages.inspection import Source, bench_models, inspect_layers
 from compress.stages.merging import merge_losslessly
 from compress.stages.record import Request, make_plan, make_report
 from compress.stages.run_context import Context
 from compress.stages.search import search
-from compress.stages.structures import STRUCTURAL, restructure
+from compress.stages.structures import restructure
 from compress.stages.subject import check_loads, check_runs, open_subject
 from compress.stages.widening import widen
 

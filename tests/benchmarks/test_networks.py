@@ -65,6 +65,8 @@ def test_macs_are_counted_by_hand() -> None:
     assert network.training
 
 
+# The exporter of some versions of torch warns about its own use of pytrees.
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("name", architectures.FMNIST_NETWORKS)
 def test_the_export_computes_the_same_without_batch_norms(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")

@@ -75,7 +75,9 @@ def sequential_weights(
     layers before it now give, it comes as close as it can to its original output, consumers or
     not. The target stays the original network's output, so that errors are corrected rather than
     handed on. Both networks run once over the samples per layer (and once for layers that read the
-    same value): two layers solved at once would both correct the same error.
+    same value): two layers solved at once would both correct the same error. It helps only where
+    the samples have more rows than layers have inputs: with fewer, nothing is lost on the samples
+    themselves, and there is nothing to correct.
 
     Args:
         model: as it is before anything is removed.

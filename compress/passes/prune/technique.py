@@ -24,6 +24,7 @@ from compress.passes.prune.elimination import removal_order
 from compress.passes.prune.groups import ChannelGroup, find_groups
 from compress.passes.prune.moments import Moments, input_moments
 from compress.passes.prune.remove import RemoveChannels, round_to
+from compress.passes.prune.sequential import sequential_weights
 from compress.passes.prune.update import (
     UpdateWeights,
     norm_scores,
@@ -355,8 +356,8 @@ class Prune(Technique):
         orders = self._orders(own)
         for group in own:
             kept[group.name] = self.kept(group, wanted[group.name], orders[group.name])
-        weights = reconstructed_weights(find_layers(self.model), own, kept, self.moments(own))
-        UpdateWeights(weights).run(result)
+        # layer by layer on what the narrowed network itself computes before: errors do not add up
+        UpdateWeights(sequential_weights(self.model, own, kept, self.samples)).run(result)
         RemoveChannels(kept).run(result)
         return result
 
