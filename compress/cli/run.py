@@ -57,7 +57,7 @@ from compress.cli.values import BYTES, DROP, FACTOR, LATENCY, NAMES, TIME, Drop
     type=NAMES,
     default="quantize",
     show_default=True,
-    help="Which techniques may be used, with commas between.",
+    help="What may be done, with commas between: quantize, merge (layers), prune (channels).",
 )
 @click.option("--time-limit", type=TIME, help="Stop looking for better after this, as in 10m.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)

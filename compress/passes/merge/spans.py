@@ -20,8 +20,10 @@ from compress.passes.merge.algebra import (
     scaled,
 )
 
-MOST_LAYERS = 16
-"""Layers of the longest span that is looked at: about four inverted residual blocks."""
+MOST_LAYERS = 48
+MOST_WEIGHTED = 9
+"""Of the longest span that is looked at, all layers and those with weights: three inverted
+residual blocks, or a block of a transformer."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,7 +111,8 @@ def _backwards(
             if _closed(inside, last):
                 yield Span(tuple(inside), features[0], last.output, tuple(sides))
         known = [v for v in features if id(v) in writer]
-        if not known or len(region) == most_layers:
+        weighted = sum(layer.weight is not None for layer in region.values())
+        if not known or len(region) == most_layers or weighted == MOST_WEIGHTED:
             return
         latest = max(known, key=lambda v: position[writer[id(v)].name])
         layer = writer[id(latest)]
