@@ -143,6 +143,9 @@ class Merge(Technique):
         nonlinear = any(layer.op not in ("Conv", "Gemm", "MatMul", "Add") for layer in span.layers)
         if weighted < 2 and not nonlinear:
             return
+        axis = -1 if _is_sequence(span, source) else 1
+        if not (_countable(span.source, axis) and _countable(span.target, axis)):
+            return
         # merged operators in a row would be one without anything nonlinear between them
         floored = span.layers[-1].activation is None and bool(span.activations)
         for window in _windows(span, source, target):
@@ -408,6 +411,18 @@ class _Change:
         WeightProbe.of(layer, self.form, {}).run(model)
 
 
+def _is_sequence(span: Span, source: tuple[int, ...]) -> bool:
+    """Whether features are on the last axis."""
+    return channel_axis(span.source) == -1 or len(source) < 3
+
+
+def _countable(value: ir.Value, axis: int) -> bool:
+    """Whether a value has a fixed number of features; scores of attention have one per position."""
+    if value.shape is None or len(value.shape) < 2:
+        return False
+    return isinstance(value.shape.dims[axis], int)
+
+
 def _raw(span: Span) -> ir.Value:
     """What the merged operator itself has to give: before the activation at the span's end."""
     last = span.layers[-1]
@@ -459,8 +474,7 @@ def cut_span(model: ir.Model, span: Span, shapes: Shapes) -> ir.Model:
 
 def _windows(span: Span, source: tuple[int, ...], target: tuple[int, ...]) -> Iterator[Window]:
     """Windows that could stand in for the span, smallest first."""
-    sequence = channel_axis(span.source) == -1 or len(source) < 3
-    if sequence:
+    if _is_sequence(span, source):
         if source[:-1] == target[:-1]:
             yield Window((), (), (), ())
         return
