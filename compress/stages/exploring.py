@@ -28,21 +28,22 @@ from compress.stages.subject import Subject
 STRUCTURAL = frozenset({"merge", "prune"})
 """Techniques that change layers and not only their numbers: networks are trained anew for them."""
 
-ROUNDS = 2
-"""How often structures are chosen; the second time from what the first one gave."""
+ROUNDS = (0.7, 0.3)
+"""Shares of the recovery's time: structures are chosen twice, the second time from what the first
+one gave."""
 
-MOST_TRIES = 4
+MOST_TRIES = 3
 """Structures that are recovered for a look at their quality."""
 
-RECOVERY_S = 480.0
+RECOVERY_S = 600.0
 """Spent on recovery, all tries together, where no time limit says otherwise."""
 
-SHARE_OF_TRIES = 0.5
+SHARE_OF_TRIES = 0.4
 """Of the recovery's time: for all looks together; the rest is for the one that is chosen."""
 
 LOOK_TOLERANCE = 2.0
 """A look is promising if it loses at most this many times what may be lost in the end: it trains
-for an eighth of the time."""
+for a small part of the time."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,7 +156,7 @@ class Explorer:
         self, structure: Structure, student: ir.Model, share: float, what: str
     ) -> Recovered:
         context = self.context
-        seconds = share * context.recovery_seconds(RECOVERY_S) / ROUNDS
+        seconds = share * ROUNDS[self.number - 1] * context.recovery_seconds(RECOVERY_S)
         merged = sum(o.technique == "merge" for o in structure.options)
         title = (
             f"recovering ({what}): {merged} spans merged, "

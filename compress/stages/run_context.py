@@ -12,7 +12,7 @@ from compress.progress import Progress
 from compress.stages.calibration import Calibration
 
 LEAST_RECOVERY_S = 10.0
-SHARE_OF_RECOVERY = 0.6
+SHARE_OF_RECOVERY = 0.65
 """Of the user's time limit."""
 
 

@@ -27,7 +27,7 @@ from compress.stages.subject import Subject
 POINTS = 32
 """Of the frontier from which structures are drawn."""
 
-FIT_SAMPLES = 256
+FIT_SAMPLES = 160
 """Samples that operators are fitted on, at most."""
 
 MOMENT_SAMPLES = 96
@@ -67,7 +67,7 @@ def restructure(
     pool = _pool(context, subject, source)
     records: list[schema.Recovery] = []
     original = Original(subject.model, pool, threads=context.cores)
-    for number in range(1, ROUNDS + 1):
+    for number in range(1, len(ROUNDS) + 1):
         if context.late():
             break
         better = _round(context, found, original, source, techniques, number, records)

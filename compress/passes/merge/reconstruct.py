@@ -39,6 +39,13 @@ class Window:
     def of(cls, linear: LinearMap) -> Window:
         return cls(linear.kernel, linear.start, linear.stride, linear.slack)
 
+    def holds(self, other: Window) -> bool:
+        """Whether the other one's taps are among these, at the same steps."""
+        if (self.stride, self.slack) != (other.stride, other.slack):
+            return False
+        spots = zip(self.start, self.kernel, other.start, other.kernel, strict=True)
+        return all(a <= c and c + m <= a + k for a, k, c, m in spots)
+
     def features(self, channels: int) -> int:
         return channels * int(np.prod(self.kernel))
 
@@ -130,16 +137,36 @@ def patches(source: Array, window: Window, output: Sequence[int]) -> Array:
 class System:
     """One source and window, factored once for any number of targets."""
 
-    def __init__(self, inputs: Array, window: Window, channels: int) -> None:
-        """Takes (rows, channels * taps) float32 as from `collect`."""
+    def __init__(
+        self, inputs: Array, window: Window, channels: int, gram: Array | None = None
+    ) -> None:
+        """Takes (rows, channels * taps) float32 as from `collect`, with a column of ones or not.
+
+        Args:
+            gram: the second moments of all columns and the ones, where they are known.
+        """
         self.window, self.channels = window, channels
-        self._inputs = np.concatenate([inputs, np.ones((len(inputs), 1), np.float32)], axis=1)
-        gram = (self._inputs.T @ self._inputs).astype(np.float64) / len(inputs)
+        if inputs.shape[1] == window.features(channels):
+            inputs = np.concatenate([inputs, np.ones((len(inputs), 1), np.float32)], axis=1)
+        self._inputs = inputs
+        if gram is None:
+            gram = (inputs.T @ inputs).astype(np.float64) / len(inputs)
+        self._gram = gram
         # never nothing: channels that are always zero keep what the prior has for them
         damped = np.eye(len(gram)) * max(RIDGE * float(np.mean(np.diag(gram)[:-1])), 1e-9)
         damped[-1, -1] = 0.0
         self._factor = np.linalg.inv(gram + damped)
         self._damped = damped
+
+    def narrowed(self, window: Window) -> System:
+        """The system of a window inside of this one, of the same stride."""
+        every = np.arange(self._inputs.shape[1] - 1)
+        places = every.reshape(self.channels, *self.window.kernel)
+        spots = zip(window.start, self.window.start, window.kernel, strict=True)
+        inner = tuple(slice(a - b, a - b + k) for a, b, k in spots)
+        columns = np.append(places[(slice(None), *inner)].reshape(-1), len(every))
+        gram = self._gram[np.ix_(columns, columns)]
+        return System(self._inputs[:, columns], window, self.channels, gram)
 
     def fit(self, targets: Array, prior: LinearMap | None, low: float | None) -> Fit:
         """The operator nearest to (rows, M) targets.

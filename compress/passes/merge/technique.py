@@ -197,17 +197,13 @@ class Merge(Technique):
             else:
                 by_source.setdefault(str(candidate.span.source.name), []).append(candidate)
         for source, group in by_source.items():
-            for window in dict.fromkeys(c.window for c in group):
-                assert window is not None
-                same = [c for c in group if c.window == window]
-                result |= self._fit_window(source, window, same)
-                for _ in same:
-                    advance()
+            result |= self._fit_source(source, group, advance)
         return result
 
-    def _fit_window(
-        self, source: str, window: Window, group: Sequence[Candidate]
+    def _fit_source(
+        self, source: str, group: Sequence[Candidate], advance: Advance
     ) -> dict[tuple[str, str], Replacement]:
+        """All candidates that start from one value; rows are gathered for its largest windows."""
         result = {}
         keys = {
             (c.span.key, c.label): self.store.key(
@@ -216,22 +212,29 @@ class Merge(Technique):
                 self.samples_key,
                 source,
                 str(c.span.target.name),
-                dataclasses.astuple(window),
+                dataclasses.astuple(c.window) if c.window is not None else (),
                 c.floored,
             )
             for c in group
         }
         known = {name: self.store.get_arrays(key) for name, key in keys.items()}
         missing = [c for c in group if known[c.span.key, c.label] is None]
-        if missing:
-            raws = {str(_raw(c.span).name) for c in missing}
-            inputs, targets = self._rows(source, sorted(raws), window)
-            system = System(inputs, window, self._channels(source, window))
-            for candidate in missing:
-                prior = _prior(candidate.span, window)
+        while missing:
+            largest = max((c.window for c in missing if c.window), key=lambda w: w.features(1))
+            inside = [c for c in missing if c.window is not None and largest.holds(c.window)]
+            missing = [c for c in missing if c not in inside]
+            raws = sorted({str(_raw(c.span).name) for c in inside})
+            inputs, targets = self._rows(source, raws, largest)
+            whole = System(inputs, largest, self._channels(source, largest))
+            systems = {largest: whole}
+            for candidate in inside:
+                assert candidate.window is not None
+                if candidate.window not in systems:
+                    systems[candidate.window] = whole.narrowed(candidate.window)
                 rows = targets[str(_raw(candidate.span).name)]
                 low = _low(candidate, rows)
-                fit = system.fit(rows, prior, low)
+                prior = _prior(candidate.span, candidate.window)
+                fit = systems[candidate.window].fit(rows, prior, low)
                 name = candidate.span.key, candidate.label
                 arrays = {
                     "weight": fit.map.weight.astype(np.float32),
@@ -245,17 +248,8 @@ class Merge(Technique):
             name = candidate.span.key, candidate.label
             kept = known[name]
             assert kept is not None
-            linear = LinearMap(
-                kept["weight"].astype(np.float64),
-                kept["bias"].astype(np.float64),
-                window.start,
-                window.stride,
-                window.slack,
-                exact=False,
-            )
-            span = candidate.span
-            low = float(kept["low"]) if candidate.floored else None
-            result[name] = Replacement(str(span.source.name), str(span.target.name), linear, low)
+            result[name] = _replacement(candidate, kept)
+            advance()
         return result
 
     def _channels(self, source: str, window: Window) -> int:
@@ -409,6 +403,21 @@ class _Change:
         name = f"{self.candidate.span.layers[-1].name}{SUFFIX}"
         layer = next(x for x in find_layers(model) if x.name == name)
         WeightProbe.of(layer, self.form, {}).run(model)
+
+
+def _replacement(candidate: Candidate, kept: Mapping[str, Array]) -> Replacement:
+    window, span = candidate.window, candidate.span
+    assert window is not None
+    linear = LinearMap(
+        kept["weight"].astype(np.float64),
+        kept["bias"].astype(np.float64),
+        window.start,
+        window.stride,
+        window.slack,
+        exact=False,
+    )
+    low = float(kept["low"]) if candidate.floored else None
+    return Replacement(str(span.source.name), str(span.target.name), linear, low)
 
 
 def _is_sequence(span: Span, source: tuple[int, ...]) -> bool:
