@@ -165,6 +165,7 @@ def run(
             data_key=calibration.data.fingerprint,
             feeds=calibration.typical,
             host=host.fingerprint,
+            cores=host.physical_cores,
         )
         evidence = gather(subject, calibration, store, host.fingerprint, told, workers=host.threads)
         deadline = None if time_limit_s is None else started + time_limit_s

@@ -58,7 +58,8 @@ class Workshop:
         data_key: content hash of the samples.
         feeds: the typical input that latencies are measured on.
         host: fingerprint of machine and runtime.
-        threads: of the runtime.
+        threads: of the runtime where it is measured.
+        cores: threads where only results count.
     """
 
     folder: Path
@@ -71,6 +72,7 @@ class Workshop:
     feeds: Feeds
     host: str
     threads: int = 1
+    cores: int = 1
 
     @property
     def metric(self) -> str:
@@ -103,7 +105,7 @@ class Workshop:
         known = self.store.get(key)
         if isinstance(known, dict):
             return float(known["quality"]), known["per_sample"]
-        runner = Runner(trial.artifact.path, threads=self.threads, frugal=True)
+        runner = Runner(trial.artifact.path, threads=self.cores, frugal=True)
         quality = evaluation(lambda feeds: runner(feeds))
         give_back()
         self.store.put(key, {"quality": quality, "per_sample": evaluation.per_sample})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -45,3 +46,36 @@ def thinned(selections: Sequence[Selection], points: int) -> list[Selection]:
     wanted = np.linspace(0.0, place[-1], points)
     chosen = {int(np.argmin(np.abs(place - w))) for w in wanted} | {0, len(selections) - 1}
     return [selections[i] for i in sorted(chosen)]
+
+
+def undominated(problem: Problem) -> Problem:
+    """The problem without options that another one for the same layers beats in every respect.
+
+    What they have to share: values that they read and write as uint8 or float, and widths.
+    """
+    kept: list[int] = []
+    groups: dict[object, list[int]] = {}
+    for index, option in enumerate(problem.options):
+        key = (
+            option.layers,
+            option.reads_uint8,
+            option.reads_float,
+            option.writes_uint8,
+            tuple(sorted(option.widths.items())),
+        )
+        groups.setdefault(key, []).append(index)
+    for indices in groups.values():
+        best: list[int] = []
+
+        def figures(index: int) -> tuple[float, float, int]:
+            option = problem.options[index]
+            return option.latency_us, option.distortion, option.bytes
+
+        for index in sorted(indices, key=figures):
+            own = figures(index)
+            beaten = any(all(a <= b for a, b in zip(figures(i), own, strict=True)) for i in best)
+            # what stays as it is stays to be compared with
+            if not beaten or problem.options[index].form == "float":
+                best.append(index)
+        kept += best
+    return dataclasses.replace(problem, options=tuple(problem.options[i] for i in sorted(kept)))

@@ -37,18 +37,26 @@ def fastest_acceptable(
     return found
 
 
-def bisected(order: Sequence[T], acceptable: Callable[[T], bool], tries: int) -> T | None:
+def bisected(order: Sequence[T], acceptable: Callable[[T], bool | None], tries: int) -> T | None:
     """The first acceptable one of `order` as far as so many tries tell; from the middle outwards.
 
     Where a try is dear, the middle tells most. Acceptability is taken to grow along the order;
     nothing is returned that was not tried.
+
+    Args:
+        acceptable: None for what is not worth a try and no better than what comes after it.
+        tries: answers that are yes or no.
     """
     low, high = -1, len(order)
     found: T | None = None
     while tries > 0 and high - low > 1:
         middle = (low + high) // 2
+        answer = acceptable(order[middle])
+        if answer is None:
+            high = middle
+            continue
         tries -= 1
-        if acceptable(order[middle]):
+        if answer:
             found, high = order[middle], middle
         else:
             low = middle

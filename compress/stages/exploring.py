@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
@@ -18,7 +18,7 @@ from compress.passes.prune.technique import Prune
 from compress.passes.recover.distill import Recovered, Schedule, recover
 from compress.passes.recover.original import Original
 from compress.passes.search import bisected
-from compress.passes.select import Problem, Selection
+from compress.passes.select import Problem, Selection, select
 from compress.report import schema
 from compress.stages.gather import Evidence, gather
 from compress.stages.run_context import Context
@@ -32,7 +32,7 @@ ROUNDS = (0.7, 0.3)
 """Shares of the recovery's time: structures are chosen twice, the second time from what the first
 one gave."""
 
-MOST_TRIES = 3
+LOOKS = 3
 """Structures that are recovered for a look at their quality."""
 
 RECOVERY_S = 600.0
@@ -84,6 +84,47 @@ def shape_of(option: Option) -> str:
     return option.form.split(" ")[0]
 
 
+LIMITS = 16
+"""Distortions, evenly spaced in their logarithm, among whose optima structures are looked for."""
+
+LEAST_GAIN = 0.95
+"""Share of the best latency so far, as predicted, from which on a structure is not tried."""
+
+
+class Choices(Sequence[Structure | None]):
+    """Optimal structures, fastest first, each solved for when it is asked for.
+
+    None stands where the optimum has no other layers, or is hardly faster than what there is.
+    """
+
+    def __init__(self, problem: Problem, known_us: float) -> None:
+        """Takes the joint problem and the latency of the best selection so far."""
+        self._problem, self._known_us = problem, known_us
+        fastest = select(problem)
+        self._solved: dict[int, Selection] = {0: fastest}
+        self._limits: list[float] = []
+        if fastest.status == "infeasible" or self._structure(fastest) is None:
+            return
+        slowest = select(problem, max_latency_us=LEAST_GAIN * known_us, objective="distortion")
+        high, low = fastest.distortion, max(slowest.distortion, 1e-9)
+        steps = LIMITS if high > low else 1
+        self._limits = [high * (low / high) ** (i / max(1, steps - 1)) for i in range(steps)]
+
+    def __len__(self) -> int:
+        return len(self._limits)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index not in self._solved:
+            self._solved[index] = select(self._problem, max_distortion=self._limits[index])
+        return self._structure(self._solved[index])
+
+    def _structure(self, selection: Selection) -> Structure | None:
+        options = structural(self._problem, selection.chosen)
+        if not options or selection.latency_us >= LEAST_GAIN * self._known_us:
+            return None
+        return Structure(selection, options)
+
+
 class Explorer:
     """Recovers and judges structures, nearest to the budget's edge first."""
 
@@ -93,14 +134,15 @@ class Explorer:
         plain: Found,
         merge: Merge | None,
         prune: Prune | None,
-        structures: Sequence[Structure],
+        choices: Choices,
         original: Original,
         number: int,
         records: list[schema.Recovery],
     ) -> None:
         self.records = records
         self.context, self.plain, self.merge, self.prune = context, plain, merge, prune
-        self.structures, self.original, self.number = structures, original, number
+        self.choices, self.original, self.number = choices, original, number
+        self.tried: list[Structure] = []
         self.recovered: dict[tuple[str, ...], Recovered] = {}
         self.trials: dict[tuple[str, ...], Trial] = {}
         quality = self._quality(plain.outcome.given)
@@ -111,16 +153,13 @@ class Explorer:
 
     def explore(self) -> Found | None:
         """The best structure found with its own search, or None."""
-        tries = min(MOST_TRIES, math.ceil(math.log2(len(self.structures) + 1)))
-        best = bisected(self.structures, self._acceptable, tries)
-        while best is not None:
-            found = self._finish(best)
+        bisected(range(len(self.choices)), lambda i: self._acceptable(self.choices[i]), LOOKS)
+        # fastest first; if the numbers' forms cost too much on top, the next slower one
+        promising = [s for s in self.tried if self._kept(s)]
+        for structure in sorted(promising, key=lambda s: s.selection.latency_us):
+            found = self._finish(structure)
             if found is not None:
                 return found
-            # too much for the numbers' forms on top: the next slower one
-            slower = self.structures[self.structures.index(best) + 1 :]
-            tried = [s for s in slower if s.signature in self.trials and self._kept(s)]
-            best = tried[0] if tried else None
         return None
 
     def _quality(self, trial: Trial) -> float:
@@ -131,8 +170,14 @@ class Explorer:
         quality = self._quality(self.trials[structure.signature])
         return self.promising is None or quality >= self.promising
 
-    def _acceptable(self, structure: Structure) -> bool:
-        share = SHARE_OF_TRIES / MOST_TRIES
+    def _acceptable(self, structure: Structure | None) -> bool | None:
+        """Whether its quality is promising; None where there was nothing to try."""
+        if structure is None:
+            return None
+        if structure.signature in self.trials:
+            return self._kept(structure)
+        self.tried.append(structure)
+        share = SHARE_OF_TRIES / LOOKS
         recovered = self._recover(structure, self._student(structure), share, "a first look")
         self.recovered[structure.signature] = recovered
         name = f"structure {self.number}-{len(self.trials) + 1}"

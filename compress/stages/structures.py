@@ -11,21 +11,18 @@ from typing import Any
 import onnx_ir as ir
 
 from compress.evidence.data import CalibrationData, open_calibration
-from compress.passes.frontiers import trade_offs
+from compress.passes.frontiers import undominated
 from compress.passes.merge.technique import Merge
 from compress.passes.prune.technique import Prune
 from compress.passes.recover.original import Original
 from compress.passes.recover.pool import Pool, make_pool
-from compress.passes.select import Problem, evaluate_choice
+from compress.passes.select import evaluate_choice
 from compress.report import schema
-from compress.stages.exploring import ROUNDS, Explorer, Found, Structure, structural
+from compress.stages.exploring import ROUNDS, Choices, Explorer, Found
 from compress.stages.gather import Evidence
 from compress.stages.run_context import Context
 from compress.stages.search import Outcome
 from compress.stages.subject import Subject
-
-POINTS = 32
-"""Of the frontier from which structures are drawn."""
 
 FIT_SAMPLES = 160
 """Samples that operators are fitted on, at most."""
@@ -35,9 +32,6 @@ MOMENT_SAMPLES = 96
 
 POOL_SAMPLES = 20_000
 """Samples that a network is recovered with, at most."""
-
-LEAST_GAIN = 0.95
-"""Share of the best latency so far, as predicted, from which on a structure is not tried."""
 
 
 def restructure(
@@ -98,28 +92,19 @@ def _round(
         prune = _prune(context, found, source)
         with context.progress.step("measuring layers with fewer channels", None):
             problem = prune.joined(problem, prune.propose())
-    with context.progress.step("selecting among structures", None):
-        structures = _structures(problem, found.outcome)
-    if not structures:
+    choices = Choices(undominated(problem), _latency_so_far(found.outcome))
+    if not len(choices):
         context.progress.note("no other layers would be faster: nothing to merge or prune")
         return None
-    return Explorer(context, found, merge, prune, structures, original, number, records).explore()
+    return Explorer(context, found, merge, prune, choices, original, number, records).explore()
 
 
-def _structures(problem: Problem, first: Outcome) -> list[Structure]:
-    """Distinct structures on the frontier that promise to be faster than what there is."""
-    points = trade_offs(problem, points=POINTS)
+def _latency_so_far(first: Outcome) -> float:
+    """Predicted, of what would be shipped without other layers."""
     if first.selection is not None:
-        known = first.selection.latency_us
-    else:
-        plain = [i for i, o in enumerate(first.problem.options) if o.form == "float"]
-        known = evaluate_choice(first.problem, plain)[0]
-    result: dict[tuple[str, ...], Structure] = {}
-    for selection in points:
-        structure = Structure(selection, structural(problem, selection.chosen))
-        if structure.options and selection.latency_us < LEAST_GAIN * known:
-            result.setdefault(structure.signature, structure)
-    return list(result.values())
+        return first.selection.latency_us
+    plain = [i for i, o in enumerate(first.problem.options) if o.form == "float"]
+    return evaluate_choice(first.problem, plain)[0]
 
 
 def _merge(context: Context, found: Found, source: Any) -> Merge:

@@ -17,7 +17,7 @@ ALL = ("quantize", "merge", "prune")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(exploring, "RECOVERY_S", 12.0)
-    monkeypatch.setattr(exploring, "MOST_TRIES", 2)
+    monkeypatch.setattr(exploring, "LOOKS", 2)
 
 
 def run(model, machine, **options):

@@ -63,8 +63,12 @@ class MergeSpans(Pass):
         by_target = {str(layer.output.name): layer for layer in find_layers(model)}
         values = {str(v.name): v for v in model.graph.inputs}
         values.update({str(v.name): v for node in model.graph for v in node.outputs})
-        for item in self.replacements:
-            _write(model.graph, values[item.source], by_target[item.target], item)
+        order = {str(layer.output.name): i for i, layer in enumerate(find_layers(model))}
+        # from the front to the back: a span's source may be what another one's operator gives
+        for item in sorted(self.replacements, key=lambda r: order[r.target]):
+            last = by_target[item.target]
+            raw, result = _write(model.graph, values[item.source], last, item)
+            values[raw] = result
         if self.replacements:
             EliminateDead().run(model)
             NameValues().run(model)
@@ -72,7 +76,10 @@ class MergeSpans(Pass):
         return bool(self.replacements)
 
 
-def _write(graph: ir.Graph, source: ir.Value, last: Layer, item: Replacement) -> None:
+def _write(
+    graph: ir.Graph, source: ir.Value, last: Layer, item: Replacement
+) -> tuple[str, ir.Value]:
+    """(name of the value that was computed otherwise, what has it now)."""
     raw = last.output if last.activation is None else last.activation.inputs[0]
     assert raw is not None
     producer = raw.producer()
@@ -93,9 +100,15 @@ def _write(graph: ir.Graph, source: ir.Value, last: Layer, item: Replacement) ->
     result = nodes[-1].outputs[0] if nodes else source
     for node in nodes:
         node.outputs[0].type = raw.type
-    result.shape = raw.shape if nodes else source.shape
+    name = str(raw.name)
+    if nodes:
+        # whoever knows the value by its name finds it
+        result.shape = raw.shape
+        if not raw.is_graph_output():
+            raw.name, result.name = f"{name}.before", name
     replace(raw, result)
     remove_dead([producer])
+    return name, result
 
 
 def _operator(

@@ -128,6 +128,33 @@ def test_dropping_layers_leaves_their_input(parse, run):
     np.testing.assert_array_equal(run(result, {"x": x})["y"], -x)
 
 
+@pytest.mark.parametrize("dropped", [(), (0,), (1,), (0, 1)])
+def test_spans_behind_one_another(parse, run, dropped):
+    text = (
+        "g (float[N,4,8,8] x) => (float[N,4,8,8] y) {"
+        " a = Conv (x, w1, b1) b = Conv (a, w2) s = Add (b, x)"
+        " c = Conv (s, w1, b1) d = Conv (c, w2) t = Add (d, s) y = Neg (t) }"
+    )
+    model = parse(text, w1=floats(6, 4, 1, 1), b1=floats(6), w2=floats(4, 6, 1, 1))
+    spans = [span_of(model, "s"), span_of(model, "t", "s")]
+    result, expected = model.clone(), floats(2, 4, 8, 8)
+    items, x = [], expected
+    for i, span in enumerate(spans):
+        items.append(Replacement(*names(span), None if i in dropped else folded(span)))
+        if i not in dropped:
+            weight = folded(span).weight[..., 0, 0]
+            bias = folded(span).bias.reshape(-1, 1, 1)
+            expected = np.einsum("oi,nihw->nohw", weight, expected) + bias
+    # in any order
+    MergeSpans(tuple(reversed(items))).run(result)
+    assert len(result.graph) == 3 - len(dropped)
+    close(run(result, {"x": x})["y"], -expected)
+
+
+def names(span):
+    return str(span.source.name), str(span.target.name)
+
+
 def test_everything_dropped_is_an_identity(parse, run):
     model = parse(
         "g (float[N,4,8,8] x) => (float[N,4,8,8] y) { a = Conv (x, w) y = Add (a, x) }",
