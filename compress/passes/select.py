@@ -137,6 +137,7 @@ def select(
     max_latency_us: float = math.inf,
     max_bytes: float = math.inf,
     objective: str = "latency",
+    gap: float = 0.0,
 ) -> Selection:
     """The exact best choice under the limits, by integer programming (pulp, HiGHS).
 
@@ -144,20 +145,22 @@ def select(
         objective: what is minimised: "latency", "distortion" or "size". Among choices that are
             best in distortion or size, the fastest is taken; equally fast ones are told apart by
             distortion and size, so that the same problem gives the same choice every time.
+        gap: share of the optimum by which the result may miss it, to be found sooner; 0 for the
+            optimum itself.
 
     Raises:
         DeviceError: the solver itself failed.
     """
     if objective == "latency":
-        return _solve(problem, objective, max_distortion, max_latency_us, max_bytes)
-    first = _solve(problem, objective, max_distortion, max_latency_us, max_bytes)
+        return _solve(problem, objective, max_distortion, max_latency_us, max_bytes, gap)
+    first = _solve(problem, objective, max_distortion, max_latency_us, max_bytes, gap)
     if first.status != "optimal":
         return first
     if objective == "distortion":
         max_distortion = first.distortion
     else:
         max_bytes = first.bytes
-    second = _solve(problem, "latency", max_distortion, max_latency_us, max_bytes)
+    second = _solve(problem, "latency", max_distortion, max_latency_us, max_bytes, gap)
     found = second if second.chosen or first.status == second.status else first
     return dataclasses.replace(found, seconds=first.seconds + second.seconds)
 
@@ -168,6 +171,7 @@ def _solve(
     max_distortion: float,
     max_latency_us: float,
     max_bytes: float,
+    gap: float,
 ) -> Selection:
     """One integer program.
 
@@ -233,7 +237,8 @@ def _solve(
         start=pulp.LpAffineExpression(),
     )
     presolve = {"presolve": "off"} if version("highspy") in WRONG_PRESOLVE else {}
-    solver = pulp.HiGHS(msg=False, timeLimit=TIME_LIMIT_S, threads=1, **TOLERANCES, **presolve)
+    tolerances = {**TOLERANCES, "gapRel": gap}
+    solver = pulp.HiGHS(msg=False, timeLimit=TIME_LIMIT_S, threads=1, **tolerances, **presolve)
     for _ in range(MOST_REPAIRS):
         try:
             model.solve(solver)

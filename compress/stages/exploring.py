@@ -87,6 +87,9 @@ def shape_of(option: Option) -> str:
 LIMITS = 16
 """Distortions, evenly spaced in their logarithm, among whose optima structures are looked for."""
 
+GAP = 0.005
+"""By how much a structure may miss the optimum: far less than recovery moves it."""
+
 LEAST_GAIN = 0.95
 """Share of the best latency so far, as predicted, from which on a structure is not tried."""
 
@@ -100,12 +103,13 @@ class Choices(Sequence[Structure | None]):
     def __init__(self, problem: Problem, known_us: float) -> None:
         """Takes the joint problem and the latency of the best selection so far."""
         self._problem, self._known_us = problem, known_us
-        fastest = select(problem)
+        fastest = select(problem, gap=GAP)
         self._solved: dict[int, Selection] = {0: fastest}
         self._limits: list[float] = []
         if fastest.status == "infeasible" or self._structure(fastest) is None:
             return
-        slowest = select(problem, max_latency_us=LEAST_GAIN * known_us, objective="distortion")
+        limit = LEAST_GAIN * known_us
+        slowest = select(problem, max_latency_us=limit, objective="distortion", gap=GAP)
         high, low = fastest.distortion, max(slowest.distortion, 1e-9)
         steps = LIMITS if high > low else 1
         self._limits = [high * (low / high) ** (i / max(1, steps - 1)) for i in range(steps)]
@@ -115,7 +119,8 @@ class Choices(Sequence[Structure | None]):
 
     def __getitem__(self, index: Any) -> Any:
         if index not in self._solved:
-            self._solved[index] = select(self._problem, max_distortion=self._limits[index])
+            limit = self._limits[index]
+            self._solved[index] = select(self._problem, max_distortion=limit, gap=GAP)
         return self._structure(self._solved[index])
 
     def _structure(self, selection: Selection) -> Structure | None:

@@ -27,7 +27,7 @@ from compress.stages.subject import Subject
 FIT_SAMPLES = 160
 """Samples that operators are fitted on, at most."""
 
-MOMENT_SAMPLES = 96
+MOMENT_SAMPLES = 32
 """Samples that second moments are gathered on, at most."""
 
 POOL_SAMPLES = 20_000

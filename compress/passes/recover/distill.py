@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Teacher = Callable[[Batch], Mapping[str, Array]]
 
-HELD_BACK = 0.1
-CHECKS = 12
+HELD_BACK, MOST_HELD_BACK = 0.1, 512
+"""Share of the samples that are judged on instead of trained on, and their number at most."""
+
+CHECKS = 6
 """How often the held-back samples are looked at."""
 
 WARM_UP = 0.05
@@ -60,7 +62,7 @@ class Schedule:
     epochs: float = 20.0
     batch: int = 64
     rate: float = 1e-3
-    patience: int = 5
+    patience: int = 3
     hint_weight: float = 0.5
     frozen: frozenset[str] = frozenset()
     seed: int = 0
@@ -143,7 +145,8 @@ class _Run:
     ) -> None:
         self.student, self.teacher, self.schedule, self.hints = student, teacher, schedule, hints
         self.kinds = {k: v for k, v in kinds.items() if v is not OutputKind.IGNORED}
-        self.training, self.held = pool.split(HELD_BACK, schedule.seed)
+        share = min(HELD_BACK, MOST_HELD_BACK / len(pool))
+        self.training, self.held = pool.split(share, schedule.seed)
         self.pool, self.threads = pool, threads
 
     # --- state, as arrays -------------------------------------------------------------------------
