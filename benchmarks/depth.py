@@ -8,6 +8,7 @@ of a network are timed together, in turns, in fresh processes. What was built be
 
 - int8: `compress run`, numeric forms only;
 - ours: `compress run --techniques quantize,merge,prune`, quality within one point;
+- ours-float: the same without quantize: what depth and width give alone;
 - activation-only: DepthShrinker-style. Activations inside of blocks go, blocks are multiplied out
   to one convolution with all of their taps; the n blocks that promise to save most time;
 - dropping: the n residual blocks that cost least at the outputs are left out;
@@ -31,7 +32,9 @@ import onnx_ir as ir
 
 import compress
 from benchmarks.environment import describe
+from benchmarks.methods import ROOT
 from benchmarks.networks import NAMES, Network, network
+from benchmarks.networks.data import data_files
 from benchmarks.networks.evaluation import evaluate
 from benchmarks.zoo import fetch
 from compress.evidence.data import InputSpec, open_calibration
@@ -76,6 +79,18 @@ class Built:
     quality: float
     seconds: float
     note: str = ""
+
+
+EXAMPLE = "example"
+"""The residual network that is shipped with the project."""
+
+
+def find(name: str) -> Network:
+    """A trained network, or the shipped example with the others' data."""
+    if name != EXAMPLE:
+        return network(name)
+    model = ROOT / "examples" / "fashion_mnist" / "model.onnx"
+    return Network(name, model, model, model, data_files())
 
 
 def main_run(found: Network, folder: Path, techniques: Sequence[str], minutes: float) -> str:
@@ -203,11 +218,12 @@ METHODS: dict[str, tuple[Callable[[Baselines, float], ir.Model], tuple[float, ..
 
 def build(name: str, home: Path, minutes: float, only: Sequence[str]) -> list[Built]:
     """All artifacts of a network; those that are there already are kept."""
-    found = network(name)
+    found = find(name)
     baselines: Baselines | None = None
     jobs: list[tuple[str, Callable[[Path], str]]] = [
         ("int8", lambda folder: main_run(found, folder, ["quantize"], minutes)),
         ("ours", lambda f: main_run(found, f, ["quantize", "merge", "prune"], minutes)),
+        ("ours-float", lambda f: main_run(found, f, ["merge", "prune"], minutes)),
     ]
 
     def baseline(method: str, value: float) -> Callable[[Path], str]:
@@ -240,7 +256,7 @@ def build(name: str, home: Path, minutes: float, only: Sequence[str]) -> list[Bu
 
 def rows(name: str, built: Sequence[Built]) -> list[dict[str, object]]:
     """Everything timed together, against float."""
-    found = network(name)
+    found = find(name)
     with np.load(found.data.calibration, allow_pickle=False) as content:
         feeds = {"image": content["image"][:1]}
     models = {"float": found.model} | {b.method: b.model for b in built}
@@ -313,7 +329,7 @@ def main(networks: str, methods: str, minutes: float, anew: bool, output: Path |
     environment = describe()
     results = json.loads(output.with_suffix(".json").read_text()) if _kept(output) else {}
     for name in networks.split(","):
-        if name not in NAMES:
+        if name not in (*NAMES, EXAMPLE):
             raise click.UsageError(f"there is no network {name}: use {', '.join(NAMES)}")
         home = fetch.zoo_folder() / "depth" / name
         if anew:

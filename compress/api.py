@@ -30,7 +30,7 @@ from compress.progress import Advance, Progress, Silent
 from compress.report.schema import Bench, LayerInfo, Plan, Recovery, Report
 from compress.stages.calibration import open_samples, write_sample
 from compress.stages.exploring import STRUCTURAL
-from compress.stages.gather import gather
+from compress.stages.gather import float_only, gather
 from compress.stages.inspection import Source, bench_models, inspect_layers
 from compress.stages.merging import merge_losslessly
 from compress.stages.record import Request, make_plan, make_report
@@ -110,7 +110,7 @@ def run(
         budget: bounds; without any the quality may drop by 1 %.
         shapes, fixed_inputs: input dimensions and inputs that never change.
         objective: "latency" or "size": what is made small within the budget.
-        techniques: which may propose options: "quantize" (always among them), "merge", "prune".
+        techniques: which may propose options: "quantize", "merge", "prune".
         time_limit_s: no new candidate is tried after this many seconds.
         seed: of everything that is drawn at random.
         resume: whether evidence of earlier runs is used, and kept for later ones.
@@ -168,6 +168,8 @@ def run(
             cores=host.physical_cores,
         )
         evidence = gather(subject, calibration, store, host.fingerprint, told, workers=host.threads)
+        if "quantize" not in techniques:
+            evidence = float_only(evidence)
         deadline = None if time_limit_s is None else started + time_limit_s
         outcome = search(
             subject, evidence, workshop, budget, told, objective=objective, deadline=deadline
@@ -184,10 +186,11 @@ def run(
                 host=host.fingerprint,
                 cores=host.physical_cores,
                 seed=seed,
+                techniques=frozenset(techniques),
                 time_limit_s=time_limit_s,
                 deadline=deadline,
             )
-            found = restructure(context, subject, evidence, outcome, data, techniques)
+            found = restructure(context, subject, evidence, outcome, data)
             subject, evidence, outcome = found.subject, found.evidence, found.outcome
             recoveries = found.recoveries
         request = Request(

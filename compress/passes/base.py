@@ -88,6 +88,11 @@ class Option:
     def label(self) -> str:
         return f"{self.technique}:{self.form}"
 
+    @property
+    def integer(self) -> bool:
+        """Whether it computes in integers."""
+        return "int8" in self.form
+
 
 @dataclasses.dataclass(frozen=True)
 class Boundary:

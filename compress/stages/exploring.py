@@ -20,7 +20,7 @@ from compress.passes.recover.original import Original
 from compress.passes.search import bisected
 from compress.passes.select import Problem, Selection, select
 from compress.report import schema
-from compress.stages.gather import Evidence, gather
+from compress.stages.gather import Evidence, float_only, gather
 from compress.stages.run_context import Context
 from compress.stages.search import Outcome, best_outcome, search
 from compress.stages.subject import Subject
@@ -41,7 +41,7 @@ RECOVERY_S = 600.0
 SHARE_OF_TRIES = 0.4
 """Of the recovery's time: for all looks together; the rest is for the one that is chosen."""
 
-LOOK_TOLERANCE = 2.0
+LOOK_TOLERANCE = 4.0
 """A look is promising if it loses at most this many times what may be lost in the end: it trains
 for a small part of the time."""
 
@@ -252,6 +252,8 @@ class Explorer:
             context.progress,
             workers=context.cores,
         )
+        if "quantize" not in context.techniques:
+            evidence = float_only(evidence)
         outcome = search(
             subject,
             evidence,

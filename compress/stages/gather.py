@@ -59,6 +59,17 @@ class Evidence:
         return self.problem.options
 
 
+def float_only(evidence: Evidence) -> Evidence:
+    """The evidence without integer forms, for runs that are not to quantize."""
+    return dataclasses.replace(evidence, problem=without_integers(evidence.problem))
+
+
+def without_integers(problem: Problem) -> Problem:
+    """The problem without options that compute in integers, whoever proposes them."""
+    options = tuple(o for o in problem.options if not o.integer)
+    return dataclasses.replace(problem, options=options)
+
+
 def gather(
     subject: Subject,
     calibration: Calibration,

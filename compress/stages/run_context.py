@@ -22,6 +22,7 @@ class Context:
 
     Attributes:
         host: fingerprint of machine and runtime.
+        techniques: that may be used.
         cores: that may work side by side where nothing is measured.
         time_limit_s: of the whole run, or None.
         deadline: when that is over, on time.monotonic's clock.
@@ -36,6 +37,7 @@ class Context:
     host: str
     cores: int
     seed: int
+    techniques: frozenset[str]
     time_limit_s: float | None = None
     deadline: float | None = None
 

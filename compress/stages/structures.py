@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
-from collections.abc import Collection
 from typing import Any
 
 import onnx_ir as ir
@@ -19,7 +18,7 @@ from compress.passes.recover.pool import Pool, make_pool
 from compress.passes.select import evaluate_choice
 from compress.report import schema
 from compress.stages.exploring import ROUNDS, Choices, Explorer, Found
-from compress.stages.gather import Evidence
+from compress.stages.gather import Evidence, without_integers
 from compress.stages.run_context import Context
 from compress.stages.search import Outcome
 from compress.stages.subject import Subject
@@ -40,7 +39,6 @@ def restructure(
     evidence: Evidence,
     first: Outcome,
     source: Any,
-    techniques: Collection[str],
 ) -> Found:
     """Tries structures from the joint frontier of all techniques; keeps what beats `first`.
 
@@ -51,7 +49,6 @@ def restructure(
         context: budget, store, progress and the like.
         subject, evidence, first: of the search among numeric forms alone.
         source: the user's calibration data (None: what was made up is all there is).
-        techniques: "merge", "prune" or both.
     """
     found = Found(subject, evidence, first)
     unready = _unready(subject.model)
@@ -64,7 +61,7 @@ def restructure(
     for number in range(1, len(ROUNDS) + 1):
         if context.late():
             break
-        better = _round(context, found, original, source, techniques, number, records)
+        better = _round(context, found, original, source, number, records)
         if better is None:
             break
         found = better
@@ -76,22 +73,23 @@ def _round(
     found: Found,
     original: Original,
     source: Any,
-    techniques: Collection[str],
     number: int,
     records: list[schema.Recovery],
 ) -> Found | None:
     """One choice of structures, tried; None if none of them is better than what there is."""
     problem = found.outcome.problem
     merge = prune = None
-    if "merge" in techniques:
+    if "merge" in context.techniques:
         merge = _merge(context, found, source)
         with context.progress.step("fitting operators to spans of layers", None):
             proposal = merge.propose()
         problem = dataclasses.replace(problem, options=(*problem.options, *proposal.options))
-    if "prune" in techniques:
+    if "prune" in context.techniques:
         prune = _prune(context, found, source)
         with context.progress.step("measuring layers with fewer channels", None):
             problem = prune.joined(problem, prune.propose())
+    if "quantize" not in context.techniques:
+        problem = without_integers(problem)
     choices = Choices(undominated(problem), _latency_so_far(found.outcome))
     if not len(choices):
         context.progress.note("no other layers would be faster: nothing to merge or prune")
