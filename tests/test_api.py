@@ -340,7 +340,7 @@ def test_a_fixed_shape_becomes_part_of_the_model(machine):
     ("options", "said"),
     [
         ({"objective": "beauty"}, "beauty"),
-        ({"techniques": ["prune"]}, "prune"),
+        ({"techniques": ["distil"]}, "distil"),
         ({"target": "no-such-device"}, "no-such-device"),
         ({"data": {"picture": np.zeros((3, 3, 12, 12), np.float32)}}, "image"),
         ({"data": {"image": np.full((3, 3, 12, 12), np.nan, np.float32)}}, "NaN"),

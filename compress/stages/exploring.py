@@ -41,9 +41,15 @@ RECOVERY_S = 600.0
 SHARE_OF_TRIES = 0.4
 """Of the recovery's time: for all looks together; the rest is for the one that is chosen."""
 
-LOOK_TOLERANCE = 4.0
-"""A look is promising if it loses at most this many times what may be lost in the end: it trains
-for a small part of the time."""
+FEWEST_STEPS = 400
+"""Of a recovery with few samples, as far as time allows."""
+
+LOOK_TOLERANCE, LOOK_ALLOWANCE = 4.0, 0.05
+"""A look is promising if it loses at most this many times what may be lost in the end, and at most
+this share of the quality on top: it trains for a small part of the time."""
+
+ATTEMPTS = 2
+"""How often slower structures are looked at where promising ones were not good enough."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,24 +153,33 @@ class Explorer:
         self.records = records
         self.context, self.plain, self.merge, self.prune = context, plain, merge, prune
         self.choices, self.original, self.number = choices, original, number
-        self.tried: list[Structure] = []
+        self.tried: dict[int, Structure] = {}
         self.recovered: dict[tuple[str, ...], Recovered] = {}
         self.trials: dict[tuple[str, ...], Trial] = {}
         quality = self._quality(plain.outcome.given)
         self.lowest = context.budget.lowest_quality(quality)
-        self.promising = (
-            None if self.lowest is None else quality - LOOK_TOLERANCE * (quality - self.lowest)
-        )
+        self.promising = None
+        if self.lowest is not None:
+            allowed = quality - self.lowest
+            more = min((LOOK_TOLERANCE - 1) * allowed, LOOK_ALLOWANCE * abs(quality))
+            self.promising = self.lowest - more
 
     def explore(self) -> Found | None:
         """The best structure found with its own search, or None."""
-        bisected(range(len(self.choices)), lambda i: self._acceptable(self.choices[i]), LOOKS)
-        # fastest first; if the numbers' forms cost too much on top, the next slower one
-        promising = [s for s in self.tried if self._kept(s)]
-        for structure in sorted(promising, key=lambda s: s.selection.latency_us):
-            found = self._finish(structure)
-            if found is not None:
-                return found
+        first = 0
+        for _ in range(ATTEMPTS):
+            order = range(first, len(self.choices))
+            bisected(order, lambda i: self._acceptable(i, self.choices[i]), LOOKS)
+            # fastest first; if the numbers' forms cost too much on top, the next slower one
+            promising = [i for i in sorted(self.tried) if i >= first and self._kept(self.tried[i])]
+            for index in promising:
+                found = self._finish(self.tried[index])
+                if found is not None:
+                    return found
+            # nothing that was promising was good enough in the end: slower ones are left
+            first = max((i for i in self.tried), default=len(self.choices)) + 1
+            if self.context.late():
+                break
         return None
 
     def _quality(self, trial: Trial) -> float:
@@ -175,13 +190,13 @@ class Explorer:
         quality = self._quality(self.trials[structure.signature])
         return self.promising is None or quality >= self.promising
 
-    def _acceptable(self, structure: Structure | None) -> bool | None:
+    def _acceptable(self, index: int, structure: Structure | None) -> bool | None:
         """Whether its quality is promising; None where there was nothing to try."""
         if structure is None:
             return None
         if structure.signature in self.trials:
             return self._kept(structure)
-        self.tried.append(structure)
+        self.tried[index] = structure
         share = SHARE_OF_TRIES / LOOKS
         recovered = self._recover(structure, self._student(structure), share, "a first look")
         self.recovered[structure.signature] = recovered
@@ -226,7 +241,7 @@ class Explorer:
                 self.original,
                 self.original.pool,
                 self.plain.subject.kinds,
-                Schedule(seconds=seconds, seed=context.seed),
+                Schedule(seconds=seconds, fewest_steps=FEWEST_STEPS, seed=context.seed),
                 store=context.store,
                 key=[self.plain.subject.key, model_hash(student), self.original.pool.fingerprint],
                 threads=context.cores,

@@ -21,7 +21,7 @@ def quick(monkeypatch):
 
 
 def run(model, machine, **options):
-    settings = {"data": images(64), "budget": compress.Budget(max_drop=0.3), "techniques": ALL}
+    settings = {"data": images(64), "budget": compress.Budget(max_drop=0.4), "techniques": ALL}
     return compress.run(model, **(settings | options))
 
 

@@ -50,6 +50,7 @@ class Schedule:
     Attributes:
         seconds: at the most; None: `epochs` alone decides.
         epochs: passes over the samples, at the most.
+        fewest_steps: that are planned however few samples there are.
         batch: samples a step.
         rate: highest learning rate (AdamW), reached after the warm-up and left along a cosine.
         patience: checks without improvement on held-back samples after which training stops.
@@ -60,6 +61,7 @@ class Schedule:
 
     seconds: float | None = 300.0
     epochs: float = 20.0
+    fewest_steps: int = 0
     batch: int = 64
     rate: float = 1e-3
     patience: int = 3
@@ -218,9 +220,8 @@ class _Run:
         saved = time.monotonic()
         draws = self.training.draws(self.schedule.batch, self.schedule.seed, start=state.step)
         if not state.planned:
-            state.planned = max(
-                1, math.ceil(self.schedule.epochs * self.training.steps(self.schedule.batch))
-            )
+            wanted = self.schedule.epochs * self.training.steps(self.schedule.batch)
+            state.planned = max(1, math.ceil(wanted), self.schedule.fewest_steps)
         clock: list[float] = []
         while state.step < state.planned and names:
             tick = time.monotonic()
