@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.environment import describe
-from benchmarks.networks.architectures import BasicBlock, Head, conv_norm
+from benchmarks.networks.architectures import BasicBlock, Head, conv_norm, export_onnx
 from benchmarks.networks.data import split
 from compress.evidence.distortion import output_kinds
 from compress.evidence.store import EvidenceStore
@@ -125,12 +125,12 @@ def one_seed(seed: int) -> dict[str, float]:
     network.eval()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        batch = torch.export.Dim("batch")
-        torch.onnx.export(
-            network, (inputs[:2],), path, input_names=["image"], output_names=["logits"],
-            dynamic_shapes=({0: batch},), dynamo=True, verbose=False,
-        )  # fmt: skip
+        export_onnx(network, path, (1, SIDE, SIDE))
         model = simplify(canonicalize(ir.load(path)))
+        # weights are read before their file is gone
+        for value in model.graph.initializers.values():
+            assert value.const_value is not None
+            value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
     merge = technique(model, inputs)
     choices = options(merge)
     base = accuracy(network, test, test_labels)

@@ -204,6 +204,7 @@ class Explorer:
         self._record(name, structure, recovered)
         trial = self.context.workshop.build(name, recovered.model)
         self.context.workshop.judge(trial)
+        trial.verdict = f"a first look at other layers, after {recovered.steps} steps of recovery"
         trial.predicted_us = structure.selection.latency_us
         trial.predicted_distortion = structure.selection.distortion
         self.trials[structure.signature] = trial
