@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -133,6 +134,11 @@ class Merge(Technique):
                     result.append(Candidate(span, window, floored, fast))
             advance()
         return result
+
+    @functools.cached_property
+    def _candidates(self) -> list[Candidate]:
+        """Found once: every structure that is written asks for them."""
+        return self.candidates()
 
     def _ways(self, span: Span) -> Iterator[tuple[Window | None, bool]]:
         source = self.shapes[str(span.source.name)]
@@ -342,7 +348,7 @@ class Merge(Technique):
 
     def propose(self, advance: Advance = lambda: None) -> Proposal:
         """Options for spans; what layers are alone is left to other techniques."""
-        candidates = self.candidates()
+        candidates = self._candidates
         fitted = self.fit(candidates)
         lost = self.distortions(candidates, fitted, advance)
         return Proposal(tuple(self._options(candidates, lost)), {})
@@ -379,7 +385,7 @@ class Merge(Technique):
     def apply(self, model: ir.Model, chosen: Mapping[str, Option]) -> ir.Model:
         """A copy of `model` with the chosen spans as fitted operators, in float."""
         options = {id(o): o for o in chosen.values() if o.technique == self.name}
-        candidates = self.candidates()
+        candidates = self._candidates
         by_name = {(c.span.names, c.label): c for c in candidates}
         wanted = [by_name[o.layers, o.form.split(" ")[0]] for o in options.values()]
         fitted = self.fit(wanted)

@@ -41,47 +41,28 @@ def whole_groups(channels_per_group: int, groups: int) -> bool:
 
 
 def _convolution(c: Couplings, node: ir.Node) -> None:
-    """Weight (out, in / groups, *kernel)."""
+    """Weight (out, in / groups, *kernel); transposed (in, out / groups, *kernel)."""
     x, weight, bias = c.input(node, 0), c.input(node, 1), c.input(node, 2)
     y = c.output(node)
     if x is None or weight is None or not weight.constant:
         return
+    # axis 0 of the weight goes with `outer`, axis 1 with `other`, of which it has one group's part
+    transposed = node.op_type == "ConvTranspose"
+    outer, other = (x, y) if transposed else (y, x)
     groups = attribute_int(node, "group", 1)
-    outputs, inner = int(weight.dims[0]), int(weight.dims[1])
+    channels, inner = int(weight.dims[0]), int(weight.dims[1])
     _allow_kernel(c, weight)
-    c.link(y, 1, weight, 0)
+    c.link(outer, 1, weight, 0)
     if bias is not None:
         c.link(y, 1, bias, 0)
     if whole_groups(inner, groups):
         c.allow(weight, 1)
         _whole_groups(c, node, x, y, weight, groups)
         return
-    c.link(x, 1, weight, 1, (np.arange(inner * groups), np.tile(np.arange(inner), groups)))
-    c.together(y, 1, np.arange(outputs) % (outputs // groups))
-    c.role("produces", node, weight, 0)
-    c.role("consumes", node, weight, 1)
-
-
-def _transposed_convolution(c: Couplings, node: ir.Node) -> None:
-    """Weight (in, out / groups, *kernel)."""
-    x, weight, bias = c.input(node, 0), c.input(node, 1), c.input(node, 2)
-    y = c.output(node)
-    if x is None or weight is None or not weight.constant:
-        return
-    groups = attribute_int(node, "group", 1)
-    inputs, inner = int(weight.dims[0]), int(weight.dims[1])
-    _allow_kernel(c, weight)
-    c.link(x, 1, weight, 0)
-    if bias is not None:
-        c.link(y, 1, bias, 0)
-    if whole_groups(inner, groups):
-        c.allow(weight, 1)
-        _whole_groups(c, node, x, y, weight, groups)
-        return
-    c.link(y, 1, weight, 1, (np.arange(inner * groups), np.tile(np.arange(inner), groups)))
-    c.together(x, 1, np.arange(inputs) % (inputs // groups))
-    c.role("consumes", node, weight, 0)
-    c.role("produces", node, weight, 1)
+    c.link(other, 1, weight, 1, (np.arange(inner * groups), np.tile(np.arange(inner), groups)))
+    c.together(outer, 1, np.arange(channels) % (channels // groups))
+    c.role("consumes" if transposed else "produces", node, weight, 0)
+    c.role("produces" if transposed else "consumes", node, weight, 1)
 
 
 def _allow_kernel(c: Couplings, weight: Tensor) -> None:
@@ -228,7 +209,7 @@ REDUCTIONS = (
 
 RULES: dict[str, Rule] = {
     "Conv": _convolution,
-    "ConvTranspose": _transposed_convolution,
+    "ConvTranspose": _convolution,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "BatchNormalization": _normalise_channels,

@@ -120,8 +120,14 @@ class Prune(Technique):
         fewer = sorted((k for k in kept if 0 < k < group.channels), reverse=True)
         return (group.channels, *fewer)
 
-    def _orders(self, groups: Sequence[ChannelGroup]) -> dict[str, list[int]]:
-        """Group -> units in the order in which they go; kept as evidence."""
+    def _orders(
+        self, groups: Sequence[ChannelGroup], moments: Mapping[str, Moments] | None = None
+    ) -> dict[str, list[int]]:
+        """Group -> units in the order in which they go; kept as evidence.
+
+        Args:
+            moments: of the groups' readers, where they have been gathered already.
+        """
         keys = {
             g.name: self.store.key("removal_order", self.model_key, self.samples_key, g.name)
             for g in groups
@@ -129,7 +135,7 @@ class Prune(Technique):
         known = {name: self.store.get(key) for name, key in keys.items()}
         missing = [g for g in groups if known[g.name] is None]
         if missing:
-            moments = self.moments(missing)
+            moments = self.moments(missing) if moments is None else moments
             layers = find_layers(self.model)
             for group in missing:
                 known[group.name] = self._order(group, layers, moments)
@@ -194,8 +200,9 @@ class Prune(Technique):
         if not waiting:
             return result
         named = {g.name: g for g in groups}
-        orders = self._orders(groups)
-        moments = self.moments([named[name] for name in dict.fromkeys(n for n, _ in waiting)])
+        concerned = [named[name] for name in dict.fromkeys(n for n, _ in waiting)]
+        moments = self.moments(concerned)
+        orders = self._orders(concerned, moments)
         layers = find_layers(self.model)
         order = {layer.name: i for i, layer in enumerate(layers)}
         downstream = Downstream(self.model, self.reference.samples)
