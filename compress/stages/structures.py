@@ -110,35 +110,28 @@ def _merge(context: Context, found: Found, source: Any) -> Merge:
     for option in found.outcome.problem.options:
         name = option.layers[0]
         unmerged[name] = min(unmerged.get(name, math.inf), option.latency_us)
-    samples = _samples(context, found.subject, source, FIT_SAMPLES)
-    return Merge(
-        model=found.subject.model,
-        model_key=found.subject.key,
-        shapes=found.evidence.shapes,
-        reference=found.evidence.technique.reference,
-        samples=samples if samples.stable else tuple(samples),
-        samples_key=samples.fingerprint,
-        unmerged=unmerged,
-        store=context.store,
-        host=context.host,
-        workers=context.cores,
-    )
+    return Merge(unmerged=unmerged, **_shared(context, found, source, FIT_SAMPLES))
 
 
 def _prune(context: Context, found: Found, source: Any) -> Prune:
-    samples = _samples(context, found.subject, source, MOMENT_SAMPLES)
-    return Prune(
-        model=found.subject.model,
-        model_key=found.subject.key,
-        shapes=found.evidence.shapes,
-        reference=found.evidence.technique.reference,
-        samples=samples if samples.stable else tuple(samples),
-        samples_key=samples.fingerprint,
-        problem=found.outcome.problem,
-        store=context.store,
-        host=context.host,
-        workers=context.cores,
-    )
+    problem = found.outcome.problem
+    return Prune(problem=problem, **_shared(context, found, source, MOMENT_SAMPLES))
+
+
+def _shared(context: Context, found: Found, source: Any, limit: int) -> dict[str, Any]:
+    """What structural techniques know alike."""
+    samples = _samples(context, found.subject, source, limit)
+    return {
+        "model": found.subject.model,
+        "model_key": found.subject.key,
+        "shapes": found.evidence.shapes,
+        "reference": found.evidence.technique.reference,
+        "samples": samples if samples.stable else tuple(samples),
+        "samples_key": samples.fingerprint,
+        "store": context.store,
+        "host": context.host,
+        "workers": context.cores,
+    }
 
 
 def _samples(context: Context, subject: Subject, source: Any, limit: int) -> CalibrationData:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
 import itertools
@@ -15,7 +14,6 @@ import onnx_ir as ir
 
 from compress.errors import DeviceError
 from compress.evidence.store import EvidenceStore
-from compress.execute.downstream import Downstream, Tail
 from compress.execute.memory import give_back
 from compress.execute.runtime import Samples
 from compress.execute.session import Runner, with_outputs
@@ -33,6 +31,7 @@ from compress.passes.merge.reconstruct import (
 )
 from compress.passes.merge.rewrite import SUFFIX, MergeSpans, Replacement
 from compress.passes.merge.spans import Span, channel_axis, find_spans, folded, outline
+from compress.passes.probing import Probe, distortions
 from compress.passes.quantize.cells import CellLatency, measure_cell
 from compress.passes.quantize.forms import Form, possible_forms
 from compress.passes.quantize.probes import WeightProbe
@@ -304,12 +303,9 @@ class Merge(Technique):
         advance: Advance = lambda: None,
     ) -> dict[tuple[str, str, Form], float]:
         """Of the network's outputs where one span alone is replaced, in each numeric form."""
-        result: dict[tuple[str, str, Form], float] = {}
-        downstream = Downstream(self.model, self.reference.samples)
-        waiting: dict[int, list[tuple[str, tuple[str, str, Form], Candidate]]] = {}
+        probes: dict[tuple[str, str, Form], Probe] = {}
         for candidate in candidates:
-            forms = [Form.FLOAT, *(f for f in candidate.latencies if f is not Form.FLOAT)]
-            for form in forms:
+            for form in dict.fromkeys((Form.FLOAT, *candidate.latencies)):
                 name = (candidate.span.key, candidate.label, form)
                 key = self.store.key(
                     "merged_distortion",
@@ -319,30 +315,10 @@ class Merge(Technique):
                     *name[:2],
                     form.value,
                 )
-                known = self.store.get(key)
-                if isinstance(known, float):
-                    result[name] = known
-                    advance()
-                else:
-                    first = candidate.span.layers[0].node.name
-                    start = downstream.start_of_node(str(first))
-                    waiting.setdefault(start, []).append((key, name, candidate))
-        with concurrent.futures.ThreadPoolExecutor(max(1, self.workers)) as pool:
-            for start in sorted(waiting):
-                with downstream.tail(start) as tail:
-
-                    def one(
-                        item: tuple[str, tuple[str, str, Form], Candidate], tail: Tail = tail
-                    ) -> None:
-                        key, name, candidate = item
-                        change = _Change(candidate, fitted[name[:2]], name[2])
-                        lost = self.reference.distortion(tail.run(change))
-                        self.store.put(key, lost)
-                        result[name] = lost
-                        advance()
-
-                    list(pool.map(one, waiting[start]))
-        return result
+                change = _Change(candidate, fitted[name[:2]], form)
+                first = str(candidate.span.layers[0].node.name)
+                probes[name] = Probe(key, change, node=first)
+        return distortions(self.model, self.reference, self.store, probes, self.workers, advance)
 
     # --- options ----------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import itertools
 import math
@@ -15,11 +14,11 @@ import onnx_ir as ir
 
 from compress.errors import DeviceError
 from compress.evidence.store import EvidenceStore
-from compress.execute.downstream import Downstream, Tail
 from compress.execute.runtime import Samples
 from compress.graph.layers import Layer, find_layers
 from compress.graph.traversal import attribute_int, constant
 from compress.passes.base import Option, Proposal, Technique
+from compress.passes.probing import Probe, distortions
 from compress.passes.prune.elimination import removal_order
 from compress.passes.prune.groups import ChannelGroup, find_groups
 from compress.passes.prune.moments import Moments, input_moments
@@ -177,7 +176,6 @@ class Prune(Technique):
         self, groups: Sequence[ChannelGroup], advance: Advance = lambda: None
     ) -> dict[tuple[str, int], float]:
         """(group, width) -> distortion of the outputs when that group alone is pruned."""
-        result: dict[tuple[str, int], float] = {}
         keys = {
             (g.name, w): self.store.key(
                 "pruned_distortion",
@@ -190,42 +188,22 @@ class Prune(Technique):
             for g in groups
             for w in self.widths(g)[1:]
         }
-        waiting = []
-        for place, key in keys.items():
-            known = self.store.get(key)
-            if isinstance(known, float):
-                result[place] = known
-            else:
-                waiting.append(place)
-        if not waiting:
-            return result
-        named = {g.name: g for g in groups}
-        concerned = [named[name] for name in dict.fromkeys(n for n, _ in waiting)]
-        moments = self.moments(concerned)
+        unknown = {n for (n, _), key in keys.items() if not isinstance(self.store.get(key), float)}
+        concerned = [group for group in groups if group.name in unknown]
+        moments = self.moments(concerned) if concerned else {}
         orders = self._orders(concerned, moments)
         layers = find_layers(self.model)
-        order = {layer.name: i for i, layer in enumerate(layers)}
-        downstream = Downstream(self.model, self.reference.samples)
-        starts: dict[int, list[tuple[str, int]]] = {}
-        for name, width in waiting:
-            first = min((n for n in named[name].consumers if n in order), key=lambda n: order[n])
-            node = str(layers[order[first]].node.name)
-            starts.setdefault(downstream.start_of_node(node), []).append((name, width))
-        with concurrent.futures.ThreadPoolExecutor(max(1, self.workers)) as pool:
-            for start in sorted(starts):
-                with downstream.tail(start) as tail:
 
-                    def one(item: tuple[str, int], tail: Tail = tail) -> None:
-                        group, width = named[item[0]], item[1]
-                        kept = {group.name: self.kept(group, width, orders[group.name])}
-                        weights = reconstructed_weights(layers, [group], kept, moments)
-                        lost = self.reference.distortion(tail.run(UpdateWeights(weights).run))
-                        self.store.put(keys[item], lost)
-                        result[item] = lost
-                        advance()
+        def probe(group: ChannelGroup, width: int) -> Probe:
+            def change(model: ir.Model) -> None:
+                kept = {group.name: self.kept(group, width, orders[group.name])}
+                UpdateWeights(reconstructed_weights(layers, [group], kept, moments)).run(model)
 
-                    list(pool.map(one, starts[start]))
-        return result
+            first = next(x for x in layers if x.name in group.consumers)
+            return Probe(keys[group.name, width], change, node=str(first.node.name))
+
+        probes = {(g.name, w): probe(g, w) for g in groups for w in self.widths(g)[1:]}
+        return distortions(self.model, self.reference, self.store, probes, self.workers, advance)
 
     # --- options ----------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -14,12 +13,12 @@ import onnx_ir as ir
 from compress.evidence.distortion import Comparison, Fidelity, OutputKind, output_kinds
 from compress.evidence.statistics import TensorStatistics
 from compress.evidence.store import EvidenceStore
-from compress.execute.downstream import Downstream, Tail
 from compress.execute.memory import give_back
 from compress.execute.runtime import Samples
 from compress.execute.session import Runner
 from compress.graph.layers import Layer, find_layers
 from compress.passes.base import Boundary, Option, Proposal, Technique
+from compress.passes.probing import Probe, distortions
 from compress.passes.quantize.cells import CellLatency, measure_cell
 from compress.passes.quantize.forms import Form, observed, possible_forms, writes_uint8
 from compress.passes.quantize.probes import ValueProbe, WeightProbe
@@ -188,37 +187,20 @@ class Quantize(Technique):
 
         Only what lies behind the probe is run again.
         """
-        result: dict[ValueProbe | WeightProbe, float] = {}
-        waiting: dict[int, list[tuple[str, ValueProbe | WeightProbe]]] = {}
-        downstream = Downstream(self.model, self.reference.samples)
-        for probe in probes:
-            key = self.store.key(
-                "distortion", self.model_key, self.reference.fingerprint, *probe.key()
-            )
-            known = self.store.get(key)
-            if isinstance(known, float):
-                result[probe] = known
-                advance()
-                continue
-            start = (
-                downstream.start_of_value(probe.value)
-                if isinstance(probe, ValueProbe)
-                else downstream.start_of_node(probe.layer)
-            )
-            waiting.setdefault(start, []).append((key, probe))
-        with concurrent.futures.ThreadPoolExecutor(max(1, self.workers)) as pool:
-            for start in sorted(waiting):
-                with downstream.tail(start) as tail:
+        return distortions(
+            self.model,
+            self.reference,
+            self.store,
+            {probe: self._probe(probe) for probe in probes},
+            self.workers,
+            advance,
+        )
 
-                    def one(item: tuple[str, ValueProbe | WeightProbe], tail: Tail = tail) -> None:
-                        key, probe = item
-                        lost = self.reference.distortion(tail.run(probe.run))
-                        self.store.put(key, lost)
-                        result[probe] = lost
-                        advance()
-
-                    list(pool.map(one, waiting[start]))
-        return result
+    def _probe(self, probe: ValueProbe | WeightProbe) -> Probe:
+        key = self.store.key("distortion", self.model_key, self.reference.fingerprint, *probe.key())
+        if isinstance(probe, ValueProbe):
+            return Probe(key, probe.run, value=probe.value)
+        return Probe(key, probe.run, node=probe.layer)
 
     # --- options ---------------------------------------------------------------------------------
 
