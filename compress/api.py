@@ -18,6 +18,7 @@ import onnx_ir as ir
 from compress.backends.trials import Workshop
 from compress.errors import UsageError
 from compress.evidence.evaluation import open_evaluation
+from compress.evidence.labels import labels_of
 from compress.evidence.store import EvidenceStore
 from compress.execute.memory import give_back
 from compress.execute.runtime import Feeds
@@ -29,7 +30,7 @@ from compress.passes.select import Selection
 from compress.progress import Advance, Progress, Silent
 from compress.report.schema import Bench, LayerInfo, Plan, Recovery, Report
 from compress.stages.calibration import open_samples, write_sample
-from compress.stages.exploring import STRUCTURAL
+from compress.stages.choices import STRUCTURAL
 from compress.stages.gather import float_only, gather
 from compress.stages.inspection import Source, bench_models, inspect_layers
 from compress.stages.merging import merge_losslessly
@@ -92,6 +93,7 @@ def run(
     fixed_inputs: Mapping[str, object] | None = None,
     objective: str = "latency",
     techniques: Sequence[str] = ("quantize",),
+    labels: bool = False,
     time_limit_s: float | None = None,
     seed: int = 0,
     resume: bool = True,
@@ -111,6 +113,7 @@ def run(
         shapes, fixed_inputs: input dimensions and inputs that never change.
         objective: "latency" or "size": what is made small within the budget.
         techniques: which may propose options: "quantize", "merge", "prune".
+        labels: whether networks with other layers learn from the array `labels` of the data, too.
         time_limit_s: no new candidate is tried after this many seconds.
         seed: of everything that is drawn at random.
         resume: whether evidence of earlier runs is used, and kept for later ones.
@@ -121,7 +124,7 @@ def run(
         UsageError, ModelError, DeviceError: with one line that says what to do.
     """
     started = time.monotonic()
-    _check_choices(objective, techniques)
+    _check_choices(objective, techniques, labels)
     device = _measurable(target)
     budget = budget or Budget()
     if budget == Budget():
@@ -147,6 +150,8 @@ def run(
             with told.step("loading the model, apart", None):
                 check_loads(subject)
         calibration = open_samples(subject, data, seed, told)
+        if labels:
+            labels_of(data, calibration.data)  # what is missing comes to light before the work
         with told.step("running the model once, apart", None):
             check_runs(subject, write_sample(calibration.typical, folder / "typical.npz"))
         subject = merge_losslessly(subject, calibration, store, host.fingerprint, told)
@@ -187,6 +192,7 @@ def run(
                 cores=host.physical_cores,
                 seed=seed,
                 techniques=frozenset(techniques),
+                labels=labels,
                 time_limit_s=time_limit_s,
                 deadline=deadline,
             )
@@ -260,12 +266,14 @@ def _measurable(target: str | os.PathLike[str]) -> Device:
     return device
 
 
-def _check_choices(objective: str, techniques: Sequence[str]) -> None:
+def _check_choices(objective: str, techniques: Sequence[str], labels: bool) -> None:
     if objective not in OBJECTIVES:
         raise UsageError(f"unknown objective {objective!r}: use one of {', '.join(OBJECTIVES)}")
     for name in techniques:
         if name not in TECHNIQUES:
             raise UsageError(f"unknown technique {name!r}: there is {', '.join(TECHNIQUES)}")
+    if labels and not STRUCTURAL & set(techniques):
+        raise UsageError("labels are learned where layers are merged or pruned: add a technique")
 
 
 class _Kept(Sequence[Mapping[str, Any]]):

@@ -59,6 +59,11 @@ from compress.cli.values import BYTES, DROP, FACTOR, LATENCY, NAMES, TIME, Drop
     show_default=True,
     help="What may be done, with commas between: quantize, merge (layers), prune (channels).",
 )
+@click.option(
+    "--labels",
+    is_flag=True,
+    help="Where layers are trained anew, learn from the array `labels` of --data as well.",
+)
 @click.option("--time-limit", type=TIME, help="Stop looking for better after this, as in 10m.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option(
@@ -97,6 +102,7 @@ def command(
     max_size: int | None,
     objective: str,
     techniques: tuple[str, ...],
+    labels: bool,
     time_limit: float | None,
     seed: int,
     resume: bool,
@@ -148,6 +154,7 @@ def command(
             fixed_inputs=fixed_inputs or None,
             objective=objective,
             techniques=techniques,
+            labels=labels,
             time_limit_s=time_limit,
             seed=seed,
             resume=resume,

@@ -83,6 +83,11 @@ class CalibrationData:
         """The shapes of each sample's inputs, in order."""
         return [record.shapes for record in self._records]
 
+    @property
+    def places(self) -> list[int]:
+        """Where each sample is in its source, in order."""
+        return [record.index for record in self._records]
+
     def __len__(self) -> int:
         return len(self._records)
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from compress.errors import UsageError
 from compress.evidence.data import InputSpec, conform, open_calibration
 from compress.evidence.digest import digest
-from compress.evidence.npz import NpzArray, open_npz
-from compress.evidence.sources import LABELS
+from compress.evidence.labels import read_labels, rows_per_sample
+from compress.evidence.npz import open_npz
 from compress.evidence.user_code import UserFunction, is_reference, load_function, wrap_callable
 
 Arrays = dict[str, NDArray[Any]]
@@ -123,13 +123,13 @@ class _Top1:
             raise UsageError(f"{path}: the model has no output to compare with the labels")
         self.name = str(path)
         arrays = open_npz(path)
-        labels = _read_labels(path, arrays)
+        labels = read_labels(self.name, arrays, "give --eval a labelled .npz or FILE.py:function")
         self._data = open_calibration(path, inputs)
         samples = arrays[inputs[0].name].shape[0]
         if len(labels) != samples:
             raise UsageError(f"{path} has {samples} samples and {len(labels)} labels")
         # A model with a fixed batch size leaves out the rows that fill no batch.
-        self._labels = labels[: len(self._data) * _rows_per_sample(arrays, inputs[0])]
+        self._labels = labels[: len(self._data) * rows_per_sample(arrays, inputs[0])]
         self._output = outputs[0]
         self._max_batch = max_batch
         self.fingerprint = digest(self._data.fingerprint, self._labels, self._output)
@@ -168,29 +168,3 @@ class _Top1:
         # A model that answers NaN has not answered: argmax would count its first NaN as a class.
         answered = ~np.isnan(logits).any(axis=1)[: len(wanted)]
         return [float(hit) for hit in (predicted == wanted) & answered]
-
-
-def _rows_per_sample(arrays: Mapping[str, NpzArray], spec: InputSpec) -> int:
-    """The batch size that the model fixes, or 1."""
-    fixed = spec.shape[0] if spec.shape else None
-    same_rank = spec.rank == len(arrays[spec.name].shape)
-    return fixed if isinstance(fixed, int) and same_rank else 1
-
-
-def _read_labels(path: Path, arrays: Mapping[str, NpzArray]) -> NDArray[np.int64]:
-    if LABELS not in arrays:
-        has = ", ".join(repr(name) for name in arrays) or "nothing"
-        raise UsageError(
-            f"{path} has no array {LABELS!r} (it has {has}): give --eval a labelled .npz or "
-            "FILE.py:function"
-        )
-    array = arrays[LABELS]
-    if array.dtype.kind not in "iu" or array.shape not in (array.shape[:1], (*array.shape[:1], 1)):
-        raise UsageError(
-            f"{path}: {LABELS!r} is {array.dtype} of shape {array.shape}; it must hold one whole "
-            "number per sample, the index of the right class"
-        )
-    labels = array.read().reshape(-1).astype(np.int64)
-    if len(labels) and int(labels.min()) < 0:
-        raise UsageError(f"{path}: label {int(labels.min())} is negative")
-    return labels

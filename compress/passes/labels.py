@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -47,6 +47,10 @@ class _Labels:
         return _Labels(*(getattr(self, field.name)[indices] for field in fields))
 
 
+_Keep = Callable[[int, int, _Labels], _Labels]
+"""(layer, state after it, labels that arrive there) -> those of them that stay."""
+
+
 def frontier_by_labels(
     problem: Problem,
     *,
@@ -78,10 +82,11 @@ def frontier_by_labels(
     # shares round: one byte is more than they can be wrong by
     sized = sum(most for _, most in shares) + 1 > room
     if sized:
-        history = _sized_labels(graph, shares, math.floor(room), max_labels or MOST_SIZED_LABELS)
+        keep, most = _within(graph, shares, math.floor(room)), MOST_SIZED_LABELS
+        history = _all_labels(graph, keep, max_labels or most)
     elif graph:
-        triangles = find_triangles(graph, find_supported(graph))
-        history = _all_labels(graph, triangles, max_labels or MOST_LABELS)
+        keep, most = _of_use(find_triangles(graph, find_supported(graph))), MOST_LABELS
+        history = _all_labels(graph, keep, max_labels or most)
     else:
         history = []
     if history is None:
@@ -108,9 +113,7 @@ def hull_by_labels(problem: Problem, *, max_states: int = MOST_STATES) -> list[S
     return _selections(problem, choices_of(graph, find_supported(graph)).tolist(), started)
 
 
-def _all_labels(
-    graph: Sequence[Arcs], triangles: Triangles, max_labels: int
-) -> list[_Labels] | None:
+def _all_labels(graph: Sequence[Arcs], keep: _Keep, max_labels: int) -> list[_Labels] | None:
     """After each layer; None beyond `max_labels`."""
     labels, slices = _begin()
     history: list[_Labels] = []
@@ -119,10 +122,7 @@ def _all_labels(
         following: list[slice] = []
         count = 0
         for state, into in enumerate(_by_target(arcs)):
-            found = _arrivals(labels, slices, arcs, into)
-            found = found.take(undominated(found.latencies, found.distortions, ROUNDING))
-            useful = triangles.of_use(number, state, found.latencies, found.distortions)
-            found = found.take(np.flatnonzero(useful))
+            found = keep(number, state, _arrivals(labels, slices, arcs, into))
             merged.append(found)
             following.append(slice(count, count + len(found.arcs)))
             count += len(found.arcs)
@@ -133,33 +133,32 @@ def _all_labels(
     return history
 
 
-def _sized_labels(
-    graph: Sequence[Arcs], shares: Sequence[tuple[float, float]], room: int, max_labels: int
-) -> list[_Labels] | None:
-    """The same with sizes, all within `room` together with the least of what remains."""
-    labels, slices = _begin()
-    history: list[_Labels] = []
-    for number, arcs in enumerate(graph, start=1):
-        merged: list[_Labels] = []
-        following: list[slice] = []
-        count = 0
-        for state, into in enumerate(_by_target(arcs)):
-            found = _arrivals(labels, slices, arcs, into)
-            rest = enumerate(shares[number:], start=number)
-            least = sum(share for n, (share, _) in rest if not arcs.ahead[state] >> n & 1)
-            # half a byte is more than shares can be wrong by
-            found = found.take(np.flatnonzero(found.sizes <= room - least + 0.5))
-            found = found.take(
-                undominated_within(found.latencies, found.distortions, found.sizes, ROUNDING)
-            )
-            merged.append(found)
-            following.append(slice(count, count + len(found.arcs)))
-            count += len(found.arcs)
-            if count > max_labels:
-                return None
-        labels, slices = _concatenate(merged), following
-        history.append(labels)
-    return history
+def _of_use(triangles: Triangles) -> _Keep:
+    """Keeps labels that no other one beats and that may still become points of the frontier."""
+
+    def keep(number: int, state: int, found: _Labels) -> _Labels:
+        found = found.take(undominated(found.latencies, found.distortions, ROUNDING))
+        useful = triangles.of_use(number, state, found.latencies, found.distortions)
+        return found.take(np.flatnonzero(useful))
+
+    return keep
+
+
+def _within(graph: Sequence[Arcs], shares: Sequence[tuple[float, float]], room: int) -> _Keep:
+    """Keeps labels that are within `room` together with the least of what remains, and that no
+    other one beats in size as well."""
+
+    def keep(number: int, state: int, found: _Labels) -> _Labels:
+        rest = enumerate(shares[number + 1 :], start=number + 1)
+        ahead = graph[number].ahead[state]
+        least = sum(share for n, (share, _) in rest if not ahead >> n & 1)
+        # half a byte is more than shares can be wrong by
+        found = found.take(np.flatnonzero(found.sizes <= room - least + 0.5))
+        return found.take(
+            undominated_within(found.latencies, found.distortions, found.sizes, ROUNDING)
+        )
+
+    return keep
 
 
 def _begin() -> tuple[_Labels, list[slice]]:

@@ -8,7 +8,7 @@ import hashlib
 import importlib.resources
 from typing import Any
 
-from compress.report import summary, text
+from compress.report import recoveries, summary, text
 from compress.report.scatter import scatter
 from compress.report.schema import LayerPlan, Plan, Report
 
@@ -63,6 +63,8 @@ def render(report: Report, plan: Plan) -> str:
         fidelity=summary.fidelity,
         latency=summary.latency,
         picture=scatter(plan.frontier, report.candidates),
+        tried=recoveries.tried(plan.recoveries, report.candidates),
+        trained_s=sum(recovery.seconds for recovery in plan.recoveries),
         layers=_layer_rows(plan),
         kept=summary.kept_float(plan),
         total_s=sum(step.seconds for step in report.steps),

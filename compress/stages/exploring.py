@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any
 
 import onnx_ir as ir
 
 from compress.backends.trials import Trial
 from compress.graph.identity import model_hash
 from compress.graph.layers import find_layers
-from compress.passes.base import Option
 from compress.passes.merge.rewrite import SUFFIX
 from compress.passes.merge.technique import Merge
 from compress.passes.prune.technique import Prune
 from compress.passes.recover.distill import Recovered, Schedule, recover
 from compress.passes.recover.original import Original
 from compress.passes.search import bisected
-from compress.passes.select import Problem, Selection, select
+from compress.passes.select import Problem
 from compress.report import schema
+from compress.report.recoveries import IN_FULL
+from compress.stages.choices import Choices, Structure, shape_of, share_left
 from compress.stages.gather import Evidence, float_only, gather
 from compress.stages.run_context import Context
 from compress.stages.search import Outcome, best_outcome, search
 from compress.stages.subject import Subject
-
-STRUCTURAL = frozenset({"merge", "prune"})
-"""Techniques that change layers and not only their numbers: networks are trained anew for them."""
 
 ROUNDS = (0.7, 0.3)
 """Shares of the recovery's time: structures are chosen twice, the second time from what the first
@@ -53,18 +49,6 @@ ATTEMPTS = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Structure:
-    """A choice of structural options: what a selection has besides numeric forms."""
-
-    selection: Selection
-    options: tuple[Option, ...]
-
-    @property
-    def signature(self) -> tuple[str, ...]:
-        return tuple(sorted(f"{o.layers[0]}..{o.layers[-1]}={shape_of(o)}" for o in self.options))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class Found:
     """What the stage hands on: the subject, evidence and outcome that the report speaks of."""
 
@@ -72,68 +56,6 @@ class Found:
     evidence: Evidence
     outcome: Outcome
     recoveries: tuple[schema.Recovery, ...] = ()
-
-
-def structural(problem: Problem, chosen: Iterable[int]) -> tuple[Option, ...]:
-    """The chosen options that change layers and not only their numbers."""
-    options = (problem.options[i] for i in chosen)
-    return tuple(o for o in options if o.technique in STRUCTURAL and not _keeps_all(o))
-
-
-def _keeps_all(option: Option) -> bool:
-    """A group's width that is the full one."""
-    kept, _, full = option.form.partition(" of ")
-    return option.technique == "prune" and full.split(" ")[0] == kept
-
-
-def shape_of(option: Option) -> str:
-    return option.form.split(" ")[0]
-
-
-LIMITS = 16
-"""Distortions, evenly spaced in their logarithm, among whose optima structures are looked for."""
-
-GAP = 0.005
-"""By how much a structure may miss the optimum: far less than recovery moves it."""
-
-LEAST_GAIN = 0.95
-"""Share of the best latency so far, as predicted, from which on a structure is not tried."""
-
-
-class Choices(Sequence[Structure | None]):
-    """Optimal structures, fastest first, each solved for when it is asked for.
-
-    None stands where the optimum has no other layers, or is hardly faster than what there is.
-    """
-
-    def __init__(self, problem: Problem, known_us: float) -> None:
-        """Takes the joint problem and the latency of the best selection so far."""
-        self._problem, self._known_us = problem, known_us
-        fastest = select(problem, gap=GAP)
-        self._solved: dict[int, Selection] = {0: fastest}
-        self._limits: list[float] = []
-        if fastest.status == "infeasible" or self._structure(fastest) is None:
-            return
-        limit = LEAST_GAIN * known_us
-        slowest = select(problem, max_latency_us=limit, objective="distortion", gap=GAP)
-        high, low = fastest.distortion, max(slowest.distortion, 1e-9)
-        steps = LIMITS if high > low else 1
-        self._limits = [high * (low / high) ** (i / max(1, steps - 1)) for i in range(steps)]
-
-    def __len__(self) -> int:
-        return len(self._limits)
-
-    def __getitem__(self, index: Any) -> Any:
-        if index not in self._solved:
-            limit = self._limits[index]
-            self._solved[index] = select(self._problem, max_distortion=limit, gap=GAP)
-        return self._structure(self._solved[index])
-
-    def _structure(self, selection: Selection) -> Structure | None:
-        options = structural(self._problem, selection.chosen)
-        if not options or selection.latency_us >= LEAST_GAIN * self._known_us:
-            return None
-        return Structure(selection, options)
 
 
 class Explorer:
@@ -145,17 +67,19 @@ class Explorer:
         plain: Found,
         merge: Merge | None,
         prune: Prune | None,
-        choices: Choices,
+        problem: Problem,
         original: Original,
         number: int,
         records: list[schema.Recovery],
     ) -> None:
         self.records = records
         self.context, self.plain, self.merge, self.prune = context, plain, merge, prune
-        self.choices, self.original, self.number = choices, original, number
+        self.problem, self.original, self.number = problem, original, number
         self.tried: dict[int, Structure] = {}
         self.recovered: dict[tuple[str, ...], Recovered] = {}
         self.trials: dict[tuple[str, ...], Trial] = {}
+        self.improved = False
+        self.given_up: list[Trial] = []
         quality = self._quality(plain.outcome.given)
         self.lowest = context.budget.lowest_quality(quality)
         self.promising = None
@@ -164,23 +88,37 @@ class Explorer:
             more = min((LOOK_TOLERANCE - 1) * allowed, LOOK_ALLOWANCE * abs(quality))
             self.promising = self.lowest - more
 
-    def explore(self) -> Found | None:
-        """The best structure found with its own search, or None."""
-        first = 0
+    def explore(self, known_us: float) -> Found:
+        """The best structure found with its own search, else what there was (not `improved`).
+
+        Args:
+            known_us: predicted latency of the best selection so far.
+        """
+        beyond: Structure | None = None
         for _ in range(ATTEMPTS):
-            order = range(first, len(self.choices))
-            bisected(order, lambda i: self._acceptable(i, self.choices[i]), LOOKS)
+            mended = share_left(self.records)
+            self._look(Choices(self.problem, known_us, mended=mended, beyond=beyond))
             # fastest first; if the numbers' forms cost too much on top, the next slower one
-            promising = [i for i in sorted(self.tried) if i >= first and self._kept(self.tried[i])]
-            for index in promising:
+            for index in sorted(i for i, structure in self.tried.items() if self._kept(structure)):
                 found = self._finish(self.tried[index])
                 if found is not None:
                     return found
-            # nothing that was promising was good enough in the end: slower ones are left
-            first = max((i for i in self.tried), default=len(self.choices)) + 1
+            if not self.tried:
+                if not self.trials:
+                    self.context.progress.note(
+                        "no other layers would be faster: nothing to merge or prune"
+                    )
+                break
             if self.context.late():
                 break
-        return None
+            # nothing was good enough in the end: what is less distorted is left
+            beyond = self.tried[max(self.tried)]
+        return self._with_trials(self.plain)
+
+    def _look(self, choices: Choices) -> None:
+        """Tries some of the structures, from the middle outwards."""
+        self.tried = {}
+        bisected(range(len(choices)), lambda i: self._acceptable(i, choices[i]), LOOKS)
 
     def _quality(self, trial: Trial) -> float:
         assert trial.quality is not None
@@ -253,6 +191,8 @@ class Explorer:
         """Recovers for longer, and searches among the numeric forms of the new network."""
         context, plain = self.context, self.plain
         student = self.recovered[structure.signature].model
+        look = self.trials[structure.signature].name
+        name = f"{look} {IN_FULL}"
         recovered = self._recover(structure, student, 1.0 - SHARE_OF_TRIES, "in full")
         subject = dataclasses.replace(
             plain.subject,
@@ -279,9 +219,8 @@ class Explorer:
             objective=context.objective,
             deadline=context.deadline,
             given=plain.outcome.given,
-            prefix=f"structure {self.number} ",
+            prefix=f"{look} ",
         )
-        name = f"structure {self.number} in full"
         self._record(name, structure, recovered)
         chosen = best_outcome(
             plain.outcome,
@@ -292,7 +231,9 @@ class Explorer:
             context.objective,
         )
         if chosen is plain.outcome:
+            self.given_up += [t for t in outcome.trials if t is not plain.outcome.given]
             return None
+        self.improved = True
         self.records[:] = [r.model_copy(update={"shipped": r.name == name}) for r in self.records]
         words = f"{_in_words(structure)}; {recovered.steps} steps of recovery. "
         chosen = dataclasses.replace(chosen, sentence=f"{words}{chosen.sentence}")
@@ -323,7 +264,7 @@ class Explorer:
     def _with_trials(self, found: Found) -> Found:
         """The report shows every candidate of every search."""
         seen = {id(t) for t in found.outcome.trials}
-        more = [*self.plain.outcome.trials, *self.trials.values()]
+        more = [*self.plain.outcome.trials, *self.trials.values(), *self.given_up]
         trials = (*found.outcome.trials, *(t for t in more if id(t) not in seen))
         return dataclasses.replace(found, outcome=dataclasses.replace(found.outcome, trials=trials))
 

@@ -47,6 +47,7 @@ class Evidence:
         technique: quantize, with its range estimator settled.
         problem: options and boundaries.
         range_scores: distortion of the fully quantized network per range estimator.
+        integers: whether layers may be computed in integers at all.
     """
 
     layers: tuple[Layer, ...]
@@ -54,6 +55,7 @@ class Evidence:
     technique: Quantize
     problem: Problem
     range_scores: Mapping[str, float]
+    integers: bool = True
 
     def options(self) -> tuple[Option, ...]:
         return self.problem.options
@@ -61,7 +63,8 @@ class Evidence:
 
 def float_only(evidence: Evidence) -> Evidence:
     """The evidence without integer forms, for runs that are not to quantize."""
-    return dataclasses.replace(evidence, problem=without_integers(evidence.problem))
+    problem = without_integers(evidence.problem)
+    return dataclasses.replace(evidence, problem=problem, integers=False)
 
 
 def without_integers(problem: Problem) -> Problem:

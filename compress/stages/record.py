@@ -106,7 +106,14 @@ def make_plan(
         taken = chosen.get(layer.name, next(o for o in options if o.form == "float"))
         shape = evidence.shapes.get(str(layer.output.name))
         done = rewritten.get(layer.name)
-        reason = why(layer, options, taken, problem, shipped_float=selection is None)
+        reason = why(
+            layer,
+            options,
+            taken,
+            problem,
+            shipped_float=selection is None,
+            integers=evidence.integers,
+        )
         layers.append(
             schema.LayerPlan(
                 name=layer.name,
@@ -139,11 +146,19 @@ def why(
     problem: Problem,
     *,
     shipped_float: bool,
+    integers: bool = True,
 ) -> str:
-    """One sentence on why the layer has the form that it has."""
+    """One sentence on why the layer has the form that it has.
+
+    Args:
+        shipped_float: whether no layer of what was shipped has another form.
+        integers: whether integer forms were considered at all.
+    """
     others = [o for o in options if o.form != "float"]
     base = next(o for o in options if o.form == "float")
     if not others:
+        if not integers:
+            return "quantize was not among the techniques"
         if layer.weight is None:
             return "no integer form of this operator is faster here"
         return "no integer form that this runtime fuses was faster here"

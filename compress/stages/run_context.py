@@ -23,6 +23,7 @@ class Context:
     Attributes:
         host: fingerprint of machine and runtime.
         techniques: that may be used.
+        labels: whether recovery learns from the labels in the data, too.
         cores: that may work side by side where nothing is measured.
         time_limit_s: of the whole run, or None.
         deadline: when that is over, on time.monotonic's clock.
@@ -38,6 +39,7 @@ class Context:
     cores: int
     seed: int
     techniques: frozenset[str]
+    labels: bool = False
     time_limit_s: float | None = None
     deadline: float | None = None
 

@@ -334,7 +334,7 @@ def _decide(
         problem,
         tuple(points),
         met,
-        _sentence(best, given, plain, reasons),
+        _sentence(best, given, plain, reasons, state.evidence.integers),
     )
 
 
@@ -352,11 +352,13 @@ def best_outcome(
     assert given.timing is not None
     limit_ms = budget.latency_limit_ms(float(np.median(given.timing.medians())))
     trial, best = second.shipped, first.shipped
-    if trial is given or (lowest is not None and (trial.quality or -np.inf) < lowest):
+    poor = lowest is not None and (trial.quality or -np.inf) < lowest
+    limit = None if lowest is not None else limit_ms
+    if trial is given or poor or not _better(trial, best, budget, objective, limit):
+        if trial is not given:
+            trial.verdict = f"the best with these layers; {_verdict(trial, best, given, lowest)}"
         return first
-    if not _better(trial, best, budget, objective, None if lowest is not None else limit_ms):
-        return first
-    best.verdict = "the best without other layers; " + _verdict(best, trial, given, lowest)
+    best.verdict = "the best before these layers were changed; " + _verdict(best, trial, given, lowest)
     return second
 
 
@@ -422,7 +424,10 @@ def _verdict(trial: Trial, best: Trial, given: Trial, lowest: float | None) -> s
     return f"runs at {ratio:.2f}x of what was shipped"
 
 
-def _sentence(best: Trial, given: Trial, plain: Trial, missed: Sequence[str]) -> str:
+def _sentence(
+    best: Trial, given: Trial, plain: Trial, missed: Sequence[str], integers: bool
+) -> str:
+    """What was shipped and why; `integers`: whether integer forms were tried at all."""
     assert best.timing is not None
     assert given.timing is not None
     gain: Speedup = speedup(given.timing, best.timing)
@@ -432,10 +437,12 @@ def _sentence(best: Trial, given: Trial, plain: Trial, missed: Sequence[str]) ->
             "within the budget."
         )
     elif best is plain:
-        text = (
-            f"Shipped the simplified float model, {gain.median:.2f}x as fast as given: no integer "
-            "form that was measured is faster within the budget."
+        why = (
+            "no integer form that was measured is faster within the budget"
+            if integers
+            else "quantize was not among the techniques"
         )
+        text = f"Shipped the simplified float model, {gain.median:.2f}x as fast as given: {why}."
     else:
         integer = sum(n for form, n in best.forms.items() if form != "float")
         text = (

@@ -10,6 +10,8 @@ from typing import Any
 import onnx_ir as ir
 
 from compress.evidence.data import CalibrationData, open_calibration
+from compress.evidence.digest import digest
+from compress.evidence.labels import labels_of
 from compress.passes.frontiers import undominated
 from compress.passes.merge.technique import Merge
 from compress.passes.prune.technique import Prune
@@ -17,7 +19,7 @@ from compress.passes.recover.original import Original
 from compress.passes.recover.pool import Pool, make_pool
 from compress.passes.select import evaluate_choice
 from compress.report import schema
-from compress.stages.exploring import ROUNDS, Choices, Explorer, Found
+from compress.stages.exploring import ROUNDS, Explorer, Found
 from compress.stages.gather import Evidence, without_integers
 from compress.stages.run_context import Context
 from compress.stages.search import Outcome
@@ -61,22 +63,22 @@ def restructure(
     for number in range(1, len(ROUNDS) + 1):
         if context.late():
             break
-        better = _round(context, found, original, source, number, records)
-        if better is None:
+        explorer = _explorer(context, found, original, source, number, records)
+        found = explorer.explore(_latency_so_far(found.outcome))
+        if not explorer.improved:
             break
-        found = better
     return dataclasses.replace(found, recoveries=tuple(records))
 
 
-def _round(
+def _explorer(
     context: Context,
     found: Found,
     original: Original,
     source: Any,
     number: int,
     records: list[schema.Recovery],
-) -> Found | None:
-    """One choice of structures, tried; None if none of them is better than what there is."""
+) -> Explorer:
+    """What tries the structures that all techniques together allow."""
     problem = found.outcome.problem
     merge = prune = None
     if "merge" in context.techniques:
@@ -90,11 +92,8 @@ def _round(
             problem = prune.joined(problem, prune.propose())
     if "quantize" not in context.techniques:
         problem = without_integers(problem)
-    choices = Choices(undominated(problem), _latency_so_far(found.outcome))
-    if not len(choices):
-        context.progress.note("no other layers would be faster: nothing to merge or prune")
-        return None
-    return Explorer(context, found, merge, prune, choices, original, number, records).explore()
+    problem = undominated(problem)
+    return Explorer(context, found, merge, prune, problem, original, number, records)
 
 
 def _latency_so_far(first: Outcome) -> float:
@@ -147,7 +146,12 @@ def _pool(context: Context, subject: Subject, source: Any) -> Pool:
         spec.shape is not None and spec.shape and not isinstance(spec.shape[0], int)
         for spec in subject.inputs
     )
-    return make_pool(data, joinable=joinable, fingerprint=data.fingerprint)
+    if not context.labels:
+        return make_pool(data, joinable=joinable, fingerprint=data.fingerprint)
+    labels = labels_of(source, data)
+    return make_pool(
+        data, joinable=joinable, fingerprint=digest(data.fingerprint, labels), labels=labels
+    )
 
 
 def _unready(model: ir.Model) -> str:

@@ -57,6 +57,36 @@ def test_everything_that_matters_is_said(report: Report, plan: Plan) -> None:
         assert words in text
 
 
+def test_structures_that_were_tried_are_shown(
+    restructured: tuple[Report, Plan], report: Report, plan: Plan
+) -> None:
+    lines = shown(*restructured, io.StringIO())
+    assert "structures tried: 3, trained for 2 min 10 s" in lines
+    assert "\n".join(lines).isascii()
+    rows = [line for line in lines if line.startswith("structure 1") and "->" in line]
+    assert [" ".join(row.split()) for row in rows] == [
+        "structure 1-1 2 layers to 1 0.13 -> 0.034 0.9130 ~0.210 ms 20 s "
+        "given up after a first look",
+        "structure 1-2 3 layers to 1, 1 layer dropped, 1 group narrowed 0.62 -> 0.28 "
+        "0.9310 ~0.180 ms 19 s trained in full",
+        "structure 1 in full 3 layers to 1, 1 layer dropped, 1 group narrowed "
+        "0.28 -> 0.019 0.9405 0.161 ms 90 s shipped",
+    ]
+    assert "structures" not in "\n".join(shown(report, plan, io.StringIO()))
+
+
+def test_many_structures_are_few_lines(restructured: tuple[Report, Plan]) -> None:
+    report, plan = restructured
+    looks = [plan.recoveries[0].model_copy(update={"name": f"look {i}"}) for i in range(9)]
+    full = plan.model_copy(update={"recoveries": [*looks, plan.recoveries[-1]]})
+    lines = shown(report, full, io.StringIO())
+    assert sum(line.startswith("look ") for line in lines) == 2
+    assert any(line.startswith("structure 1 in full") for line in lines), "the shipped one is shown"
+    assert "and 7 more in the report" in lines
+    everything = "\n".join(shown(report, full, io.StringIO(), verbose=True))
+    assert all(f"look {i}" in everything for i in range(9))
+
+
 def test_it_fits_one_screen(report: Report, plan: Plan) -> None:
     many = [
         report.candidates[1].model_copy(update={"name": f"number {i}", "shipped": i == 19})
@@ -81,11 +111,23 @@ def test_it_fits_one_screen(report: Report, plan: Plan) -> None:
     assert all(f"layer {i}" in everything for i in range(300))
 
 
+def test_it_fits_one_screen_with_structures(restructured: tuple[Report, Plan]) -> None:
+    report, plan = restructured
+    many = [report.candidates[2].model_copy(update={"name": f"number {i}"}) for i in range(20)]
+    reasons = [plan.layers[6].model_copy(update={"why": f"reason {i}"}) for i in range(10)]
+    tried = [plan.recoveries[i % 2] for i in range(20)]
+    full = plan.model_copy(update={"layers": reasons, "recoveries": tried})
+    lines = shown(report.model_copy(update={"candidates": many}), full, io.StringIO())
+    assert len(lines) <= 30
+
+
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_a_terminal_gets_colour_within_its_width(
-    report: Report, plan: Plan, columns: int, monkeypatch: pytest.MonkeyPatch
+    restructured: tuple[Report, Plan], columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rich.text import Text
+
+    report, plan = restructured
 
     monkeypatch.setenv("COLUMNS", str(columns))
     lines = shown(report, plan, Terminal())

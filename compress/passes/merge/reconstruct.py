@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,51 +67,34 @@ def rows_wanted(features: int) -> int:
     return int(np.clip(ROWS_PER_FEATURE * features, FEWEST_ROWS, MOST_ROWS))
 
 
-def collect(
-    pairs: Iterator[tuple[Array, Array]],
-    window: Window,
-    samples: int,
-    *,
-    sequence: bool,
-    seed: int = 0,
+def draw_rows(
+    source: Array, target: Array, window: Window, most: int, *, seed: int = 0
 ) -> tuple[Array, Array]:
-    """Rows of inputs and targets, drawn evenly from all samples.
+    """At most so many rows of inputs and targets of one sample, drawn evenly.
 
     Args:
-        pairs: (source, target) per sample, batch axis first: (N, C, *S) and (N, M, *P), or
-            (..., C) and (..., M) for sequences and rows.
-        samples: how many pairs there will be.
-        sequence: features are on the last axis.
+        source, target: batch axis first, (N, C, *S) and (N, M, *P); for a window without axes,
+            features last: (..., C) and (..., M).
 
     Returns:
         (rows, C * taps) and (rows, M) float32; taps vary fastest.
     """
-    generator = np.random.default_rng(seed)
-    inputs: list[Array] = []
-    targets: list[Array] = []
-    for source, target in pairs:
-        channels = source.shape[-1 if sequence else 1]
-        share = -(-rows_wanted(window.features(channels)) // samples)
-        if sequence:
-            left, right = source.reshape(-1, channels), target.reshape(-1, target.shape[-1])
-            chosen = _draw(generator, len(left), share)
-            inputs.append(left[chosen].astype(np.float32))
-            targets.append(right[chosen].astype(np.float32))
-        else:
-            left = patches(source, window, target.shape[2:])
-            flat = np.moveaxis(target, 1, -1).reshape(-1, target.shape[1])
-            chosen = _draw(generator, len(flat), share)
-            places = np.unravel_index(chosen, (len(target), *target.shape[2:]))
-            found = left[places]
-            inputs.append(found.reshape(len(chosen), -1).astype(np.float32))
-            targets.append(flat[chosen].astype(np.float32))
-    return np.concatenate(inputs), np.concatenate(targets)
+    if window.kernel:
+        inputs = patches(source, window, target.shape[2:])
+        targets = np.moveaxis(target, 1, -1)
+    else:
+        inputs = source.reshape(-1, source.shape[-1])
+        targets = target.reshape(-1, target.shape[-1])
+    places = targets.shape[:-1]
+    chosen = np.unravel_index(_draw(math.prod(places), most, seed), places)
+    rows = inputs[chosen]
+    return rows.reshape(len(rows), -1).astype(np.float32), targets[chosen].astype(np.float32)
 
 
-def _draw(generator: np.random.Generator, count: int, wanted: int) -> npt.NDArray[np.int64]:
-    if count <= wanted:
+def _draw(count: int, most: int, seed: int) -> npt.NDArray[np.int64]:
+    if count <= most:
         return np.arange(count)
-    return np.sort(generator.choice(count, wanted, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
 def patches(source: Array, window: Window, output: Sequence[int]) -> Array:
@@ -140,7 +124,7 @@ class System:
     def __init__(
         self, inputs: Array, window: Window, channels: int, gram: Array | None = None
     ) -> None:
-        """Takes (rows, channels * taps) float32 as from `collect`, with a column of ones or not.
+        """Takes (rows, channels * taps) float32 as from `draw_rows`, with a column of ones or not.
 
         Args:
             gram: the second moments of all columns and the ones, where they are known.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ from compress.passes.merge.reconstruct import (
     MOST_FEATURES,
     System,
     Window,
-    collect,
+    draw_rows,
     rows_wanted,
 )
 from compress.passes.merge.rewrite import SUFFIX, MergeSpans, Replacement
@@ -272,17 +273,12 @@ class Merge(Technique):
         inputs: list[Array] = []
         wanted: dict[str, list[Array]] = {name: [] for name in targets}
         enough = rows_wanted(window.features(self._channels(source, window)))
+        share = math.ceil(enough / len(self.samples))
         count = 0
         for sample in self.samples:
             values = {**sample, **runner(sample)}
             stacked = np.concatenate([values[n] for n in targets], axis=1 if window.kernel else -1)
-            left, right = collect(
-                iter([(values[source], stacked)]),
-                window,
-                max(1, len(self.samples)),
-                sequence=not window.kernel,
-                seed=count,
-            )
+            left, right = draw_rows(values[source], stacked, window, share, seed=count)
             inputs.append(left)
             splits = np.cumsum([values[n].shape[1 if window.kernel else -1] for n in targets])
             for name, part in zip(targets, np.split(right, splits[:-1], axis=1), strict=True):

@@ -1,4 +1,4 @@
-"""Recovery: a rewritten network learns to answer as the original did, without labels."""
+"""Recovery: a rewritten network learns to answer as the original did, as a rule without labels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from compress.errors import UsageError
 from compress.evidence.distortion import OutputKind
 from compress.evidence.store import EvidenceStore
 from compress.execute.memory import keeping_freed
@@ -55,6 +56,7 @@ class Schedule:
         rate: highest learning rate (AdamW), reached after the warm-up and left along a cosine.
         patience: checks without improvement on held-back samples after which training stops.
         hint_weight: of the intermediate layers in the loss at the beginning; it fades to zero.
+        label_weight: of the right classes in the loss, where the pool has labels.
         frozen: initialisers that are not trained.
         seed: of order and split.
     """
@@ -66,6 +68,7 @@ class Schedule:
     rate: float = 1e-3
     patience: int = 3
     hint_weight: float = 0.5
+    label_weight: float = 0.1
     frozen: frozenset[str] = frozenset()
     seed: int = 0
 
@@ -107,7 +110,8 @@ def recover(
 
     Knowledge distillation (Hinton et al., 2015) with the outputs themselves as targets (squared
     error relative to each slice's variance: the project's distortion; divergence where outputs are
-    probabilities) and, at first, with intermediate layers as hints (FitNets; TED). No labels.
+    probabilities) and, at first, with intermediate layers as hints (FitNets; TED). Labels are not
+    needed; if the pool has them, the cross-entropy of the first output is a share of the loss.
     A run that is interrupted goes on from its last checkpoint; one that ended is found again.
 
     Args:
@@ -289,6 +293,11 @@ class _Run:
         for name, kind in self.kinds.items():
             total = total + _distance(found[name], wanted[name], kind, scales[name])
         total = total / max(1, len(self.kinds))
+        if self.pool.labels is not None:
+            name, kind = next(iter(self.kinds.items()))
+            right = self.pool.labels[batch.numbers]
+            share = self.schedule.label_weight
+            total = (1 - share) * total + share * _cross_entropy(found[name], right, name, kind)
         if weight:
             parts = [
                 _distance(found[own], wanted[other], OutputKind.VALUES, scales[other])
@@ -419,6 +428,23 @@ def _distance(found: torch.Tensor, wanted: Array, kind: OutputKind, scale: Array
     if difference.ndim < 2:
         difference = difference.reshape(-1, 1)
     return (difference / torch.from_numpy(scale)).mean()
+
+
+def _cross_entropy(
+    found: torch.Tensor, right: npt.NDArray[np.int64], name: str, kind: OutputKind
+) -> torch.Tensor:
+    import torch
+
+    rows = found.reshape(-1, found.shape[-1]) if found.ndim > 1 else found.reshape(1, -1)
+    if len(rows) != len(right) or int(right.max()) >= rows.shape[-1]:
+        raise UsageError(
+            f"output {name} of shape {tuple(found.shape)} does not rate the classes of the labels "
+            f"(up to {int(right.max())}): leave --labels out"
+        )
+    target = torch.from_numpy(right)
+    if kind is OutputKind.PROBABILITIES:
+        return torch.nn.functional.nll_loss(rows.clamp_min(1e-8).log(), target)
+    return torch.nn.functional.cross_entropy(rows, target)
 
 
 def _tensors(feeds: Mapping[str, Array]) -> dict[str, torch.Tensor]:

@@ -30,13 +30,19 @@ class Original:
             inner: values besides the outputs that are asked for, too.
             threads: of the runtime.
         """
+        self.model, self.pool, self.threads = model, pool, threads
         self.outputs = tuple(str(v.name) for v in model.graph.outputs)
-        self.pool = pool
         more = [name for name in inner if name not in self.outputs]
         self._runner = Runner(with_outputs(model, [*self.outputs, *more]), threads=threads)
         self._kept: dict[str, Array] = {}
         self._known = np.zeros(len(pool), bool)
-        self._remember = pool.joinable and len(pool.groups) == 1 and not more
+        self._remember = pool.joinable and len(pool.groups) == 1
+
+    def with_inner(self, inner: Sequence[str]) -> Original:
+        """The same network, asked for more; itself if there is nothing more."""
+        if not inner:
+            return self
+        return Original(self.model, self.pool, inner=inner, threads=self.threads)
 
     def __call__(self, batch: Batch) -> dict[str, Array]:
         """All values for a batch; each sample is computed once if there is room to remember."""

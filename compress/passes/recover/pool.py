@@ -43,11 +43,13 @@ class Pool:
         groups: one for each combination of input shapes.
         joinable: whether a network takes more than one sample of a group at once.
         fingerprint: content hash.
+        labels: right class of each sample, by its number; None where they are not to be used.
     """
 
     groups: tuple[Batch, ...]
     joinable: bool
     fingerprint: str
+    labels: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.groups))
@@ -109,20 +111,30 @@ class Pool:
         return [drawn[i] for i in generator.permutation(len(drawn))]
 
 
-def make_pool(samples: Iterable[Mapping[str, Array]], *, joinable: bool, fingerprint: str) -> Pool:
+def make_pool(
+    samples: Iterable[Mapping[str, Array]],
+    *,
+    joinable: bool,
+    fingerprint: str,
+    labels: npt.NDArray[np.int64] | None = None,
+) -> Pool:
     """Joins samples by shape.
 
     Args:
+        labels: of the samples in their order, if they are to be learned.
         joinable: whether the batch axis is free: then samples lie behind one another on it, else
             on a new axis, and are drawn one by one.
     """
     waiting: dict[object, list[Mapping[str, Array]]] = {}
+    places: dict[object, list[int]] = {}
     size = 0
-    for sample in samples:
+    for place, sample in enumerate(samples):
         size += sum(array.nbytes for array in sample.values())
         if size > MOST_BYTES and waiting:
             break
-        waiting.setdefault(tuple(a.shape for a in sample.values()), []).append(sample)
+        shapes = tuple(a.shape for a in sample.values())
+        waiting.setdefault(shapes, []).append(sample)
+        places.setdefault(shapes, []).append(place)
     groups, start = [], 0
     for group in waiting.values():
         join = np.concatenate if joinable else np.stack
@@ -130,4 +142,5 @@ def make_pool(samples: Iterable[Mapping[str, Array]], *, joinable: bool, fingerp
         count = len(next(iter(arrays.values())))
         groups.append(Batch(arrays, np.arange(start, start + count)))
         start += count
-    return Pool(tuple(groups), joinable, fingerprint)
+    order = [place for group in places.values() for place in group]
+    return Pool(tuple(groups), joinable, fingerprint, None if labels is None else labels[order])

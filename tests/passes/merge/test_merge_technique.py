@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
 import pytest
-from small_networks import cnn, encoder, images, sentences
+from small_networks import cnn, encoder, sentences
+from structural_techniques import pictures, shared
 
-from compress.evidence.store import EvidenceStore
-from compress.execute.session import value_shapes
-from compress.graph.canonical import canonicalize
 from compress.graph.layers import find_layers
-from compress.graph.simplify import simplify
 from compress.passes.merge.rewrite import MergeSpans, Replacement
 from compress.passes.merge.spans import folded
 from compress.passes.merge.technique import Merge
 from compress.passes.quantize.forms import Form
-from compress.passes.quantize.technique import Reference
 
 
 def technique(proto, samples, unmerged=400.0):
-    model = simplify(canonicalize(ir.from_proto(proto)))
-    layers = find_layers(model)
-    names = list(dict.fromkeys(str(x.output.name) for x in layers))
-    shapes = {k: v for k, (v, _) in value_shapes(model, samples[0], names).items()}
-    shapes |= {name: array.shape for name, array in samples[0].items()}
-    return Merge(
-        model=model,
-        model_key="model",
-        shapes=shapes,
-        reference=Reference.of(model, samples[:4], "reference"),
-        samples=samples,
-        samples_key="samples",
-        unmerged={x.name: unmerged if x.weight is not None else 20.0 for x in layers},
-        store=EvidenceStore.in_memory(),
-        host="host",
-    )
-
-
-def pictures():
-    arrays = images(48)["image"]
-    return [{"image": arrays[i : i + 1]} for i in range(len(arrays))]
+    given = shared(proto, samples)
+    layers = find_layers(given["model"])
+    times = {x.name: unmerged if x.weight is not None else 20.0 for x in layers}
+    return Merge(unmerged=times, **given)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.passes.merge.algebra import LinearMap
-from compress.passes.merge.reconstruct import System, Window, collect, patches
+from compress.passes.merge.reconstruct import System, Window, draw_rows, patches, rows_wanted
 
 RNG = np.random.default_rng(3)
 
@@ -32,8 +32,9 @@ def convolve(x, linear):
 
 
 def fitted(x, y, window, low=None, prior=None):
-    inputs, targets = collect(iter([(x, y)]), window, 1, sequence=not window.kernel)
-    return System(inputs, window, x.shape[1 if window.kernel else -1]).fit(targets, prior, low)
+    channels = x.shape[1 if window.kernel else -1]
+    inputs, targets = draw_rows(x, y, window, rows_wanted(window.features(channels)))
+    return System(inputs, window, channels).fit(targets, prior, low)
 
 
 @settings(max_examples=40, deadline=None)

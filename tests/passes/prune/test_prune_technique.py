@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import itertools
 
-import onnx_ir as ir
 import pytest
-from small_networks import cnn, images
+from small_networks import cnn
+from structural_techniques import pictures, shared
 
-from compress.evidence.store import EvidenceStore
-from compress.execute.session import value_shapes
-from compress.graph.canonical import canonicalize
 from compress.graph.layers import find_layers
-from compress.graph.simplify import simplify
 from compress.passes.base import Option
 from compress.passes.prune.technique import Prune, pseudo_layer
-from compress.passes.quantize.technique import Reference
 from compress.passes.select import Problem, select
 
 
 @pytest.fixture
 def prune(machine):
-    arrays = images(48)["image"]
-    samples = [{"image": arrays[i : i + 1]} for i in range(len(arrays))]
-    model = simplify(canonicalize(ir.from_proto(cnn())))
-    layers = find_layers(model)
-    names = list(dict.fromkeys(str(x.output.name) for x in layers))
-    shapes = {k: v for k, (v, _) in value_shapes(model, samples[0], names).items()}
-    shapes["image"] = samples[0]["image"].shape
+    given = shared(cnn(), pictures())
+    layers = find_layers(given["model"])
     options = [Option("float", "float", (x.name,), 400.0, x.weight_bytes, 0.0) for x in layers]
-    return Prune(
-        model=model,
-        model_key="model",
-        shapes=shapes,
-        reference=Reference.of(model, samples[:4], "reference"),
-        samples=samples,
-        samples_key="samples",
-        problem=Problem(tuple(options), {}),
-        store=EvidenceStore.in_memory(),
-        host="host",
-    )
+    return Prune(problem=Problem(tuple(options), {}), **given)
 
 
 def test_groups_have_all_widths(prune):

@@ -11,8 +11,10 @@ from small_networks import cnn, encoder, images, sentences
 
 pytest.importorskip("torch")
 
+from compress.errors import UsageError
 from compress.evidence.distortion import output_kinds
 from compress.evidence.store import EvidenceStore
+from compress.execute.session import Runner
 from compress.graph.canonical import canonicalize
 from compress.graph.simplify import simplify
 from compress.passes.recover import distill
@@ -88,6 +90,27 @@ def test_hints_from_inside(taught):
     original, student, pool = taught
     found = run(original, student, pool, hints={"r4": "r4"})
     assert found.after < 0.3 * found.before
+
+
+def test_labels_are_learned_where_the_pool_has_them(taught):
+    original, student, pool = taught
+    wrong = np.zeros(len(pool), np.int64)  # nothing that the original would say
+    labelled = dataclasses.replace(pool, labels=wrong)
+    schedule = dataclasses.replace(QUICK, label_weight=1.0)
+
+    def share_of_zeros(model):
+        scores = Runner(model)(images(96))["scores"]
+        return float((scores.argmax(axis=1) == 0).mean())
+
+    without = share_of_zeros(run(original, student, pool, schedule).model)
+    assert share_of_zeros(run(original, student, labelled, schedule).model) > without + 0.5
+
+
+def test_labels_that_no_output_rates(taught):
+    original, student, pool = taught
+    labelled = dataclasses.replace(pool, labels=np.full(len(pool), 10))
+    with pytest.raises(UsageError, match=r"\(up to 10\): leave --labels out"):
+        run(original, student, labelled)
 
 
 def test_frozen_weights_stay(taught):
