@@ -22,13 +22,15 @@ def trade_offs(
     """At most `points` optimal selections, fastest first, spread evenly over what there is.
 
     Labels give the whole frontier at once where few decisions are open at a time; on large graphs
-    its convex hull; the integer program is left for the rest, and for the objective "size".
+    its convex hull, which will do where it has points enough. The integer program is left for the
+    rest, and for the objective "size".
     """
     found = None
     if objective == "latency":
         found = frontier_by_labels(problem, max_bytes=max_bytes)
         if found is None and max_bytes == math.inf:
             found = hull_by_labels(problem)
+            found = found if found is not None and len(found) >= points else None
     if found is None:
         return frontier(problem, points=points, max_bytes=max_bytes, objective=objective)
     return thinned(found, points)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -13,6 +14,7 @@ from compress.passes.merge.rewrite import SUFFIX
 from compress.passes.merge.technique import Merge
 from compress.passes.prune.technique import Prune
 from compress.passes.recover.distill import Recovered, Schedule, recover
+from compress.passes.recover.guidance import find_hints, insensitive
 from compress.passes.recover.original import Original
 from compress.passes.search import bisected
 from compress.passes.select import Problem
@@ -39,6 +41,9 @@ SHARE_OF_TRIES = 0.4
 
 FEWEST_STEPS = 400
 """Of a recovery with few samples, as far as time allows."""
+
+HINT_BYTES = 1 << 29
+"""That the original's inner values may take, of all samples together."""
 
 LOOK_TOLERANCE, LOOK_ALLOWANCE = 4.0, 0.05
 """A look is promising if it loses at most this many times what may be lost in the end, and at most
@@ -175,17 +180,38 @@ class Explorer:
                     told += 1
                     advance()
 
+            pool, kinds = self.original.pool, self.plain.subject.kinds
+            key = [self.plain.subject.key, model_hash(student), pool.fingerprint]
+            hints = find_hints(student, self.original.model, most_floats=HINT_BYTES / 4 / len(pool))
             return recover(
                 student,
-                self.original,
-                self.original.pool,
-                self.plain.subject.kinds,
-                Schedule(seconds=seconds, fewest_steps=FEWEST_STEPS, seed=context.seed),
+                self.original.with_inner(list(hints.values())),
+                pool,
+                kinds,
+                Schedule(
+                    seconds=seconds,
+                    fewest_steps=FEWEST_STEPS,
+                    frozen=self._frozen(student, key),
+                    seed=context.seed,
+                ),
                 store=context.store,
-                key=[self.plain.subject.key, model_hash(student), self.original.pool.fingerprint],
+                key=key,
+                hints=hints,
                 threads=context.cores,
                 advance=progress,
             )
+
+    def _frozen(self, student: ir.Model, key: Sequence[object]) -> frozenset[str]:
+        """Weights that are not trained; kept, so that a resumed run has the same ones."""
+        context = self.context
+        name = context.store.key("frozen", *key)
+        known = context.store.get(name)
+        if not isinstance(known, list):
+            kinds = self.plain.subject.kinds
+            found = insensitive(student, self.original.pool, kinds, threads=context.cores)
+            known = sorted(found)
+            context.store.put(name, known)
+        return frozenset(str(each) for each in known)
 
     def _finish(self, structure: Structure) -> Found | None:
         """Recovers for longer, and searches among the numeric forms of the new network."""

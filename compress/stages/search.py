@@ -14,10 +14,11 @@ from compress.backends.trials import Trial, Workshop
 from compress.execute.session import kernel_times
 from compress.hardware.timing import RESTARTS, Speedup, speedup
 from compress.passes.base import Budget, Option
+from compress.passes.frontiers import trade_offs
 from compress.passes.quantize.bias_correction import CorrectBiases, mean_errors
 from compress.passes.quantize.insitu import corrections, layer_times
 from compress.passes.search import fastest_acceptable, most_faithful_within
-from compress.passes.select import Problem, Selection, evaluate_choice, frontier
+from compress.passes.select import Problem, Selection, evaluate_choice
 from compress.progress import Progress
 from compress.stages.gather import Evidence, scaled_by_form, with_latencies
 from compress.stages.subject import Subject
@@ -88,7 +89,7 @@ def search(
     problem = _calibrated(evidence, workshop, evidence.problem, plain)
     points: list[Selection] = []
     for round_number in range(ROUNDS):
-        points = frontier(
+        points = trade_offs(
             problem, max_bytes=_weight_limit(budget, problem, plain), objective=objective
         )
         best = state.best(problem, points, given)
@@ -358,7 +359,9 @@ def best_outcome(
         if trial is not given:
             trial.verdict = f"the best with these layers; {_verdict(trial, best, given, lowest)}"
         return first
-    best.verdict = "the best before these layers were changed; " + _verdict(best, trial, given, lowest)
+    best.verdict = "the best before these layers were changed; " + _verdict(
+        best, trial, given, lowest
+    )
     return second
 
 

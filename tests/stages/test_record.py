@@ -176,3 +176,10 @@ def test_unnamed_and_unsized_inputs_are_described(machine):
     given = network("g (float[A,B] x) => (float[A,B] y) { y = Exp (x) }")
     result = compress.run(given)
     assert result.report.model.inputs == ["x: float[A,B]"]
+
+
+def test_without_quantize_nothing_is_said_of_integer_forms():
+    problem = Problem((FLOAT,), {})
+    sentence = why(layer(), [FLOAT], FLOAT, problem, shipped_float=True, integers=False)
+    assert "integer form" not in sentence
+    assert "quantize" in sentence
