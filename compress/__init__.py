@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from compress.api import Result as Result
     from compress.api import bench as bench
     from compress.api import inspect as inspect
+    from compress.api import plan as plan
     from compress.api import run as run
     from compress.errors import CompressError as CompressError
     from compress.errors import DeviceError as DeviceError
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "bench",
     "inspect",
+    "plan",
     "run",
 ]
 
@@ -42,6 +44,7 @@ _HOMES = {
     "UsageError": "compress.errors",
     "bench": "compress.api",
     "inspect": "compress.api",
+    "plan": "compress.api",
     "run": "compress.api",
 }
 """Where each public name lives."""

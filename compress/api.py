@@ -34,6 +34,8 @@ from compress.stages.choices import STRUCTURAL
 from compress.stages.gather import float_only, gather
 from compress.stages.inspection import Source, bench_models, inspect_layers
 from compress.stages.merging import merge_losslessly
+from compress.stages.planning import Planned
+from compress.stages.planning import make_plan as schedule_model
 from compress.stages.record import Request, make_plan, make_report
 from compress.stages.run_context import Context
 from compress.stages.search import search
@@ -228,6 +230,48 @@ def inspect(
     _measurable(target)
     source = Source(factory, example_inputs, shapes, fixed_inputs, trust_pickle)
     return inspect_layers(model, source, detect(), progress or Silent(), measure=measure)
+
+
+def plan(
+    model: Any,
+    *,
+    sram: int | None = None,
+    target: str | os.PathLike[str] | None = None,
+    factory: str | None = None,
+    example_inputs: Any = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    fixed_inputs: Mapping[str, object] | None = None,
+    trust_pickle: bool = False,
+    time_limit_s: float = 60.0,
+    seed: int = 0,
+    verify: bool = True,
+    progress: Progress | None = None,
+) -> Planned:
+    """Schedules a model on a scratchpad with the least traffic on and off the chip.
+
+    Args:
+        model: anything `compress.frontends.load` takes.
+        sram: bytes of the scratchpad; None: those of the target.
+        target: name of a device profile, or a TOML file; None: any device of that scratchpad.
+        shapes, fixed_inputs: input dimensions and inputs that never change.
+        time_limit_s: for the search.
+        verify: whether the plan is executed, in one buffer of the scratchpad's size, and its
+            outputs compared with onnxruntime's.
+
+    Raises:
+        UsageError, ModelError, DeviceError: with one line that says what to do.
+    """
+    source = Source(factory, example_inputs, shapes, fixed_inputs, trust_pickle)
+    return schedule_model(
+        model,
+        source,
+        sram=sram,
+        target=target,
+        time_limit_s=time_limit_s,
+        seed=seed,
+        verify=verify,
+        progress=progress or Silent(),
+    )
 
 
 def bench(

@@ -21,7 +21,7 @@ INTERNAL_ERROR = 70
 """EX_SOFTWARE of BSD's sysexits: not one of the codes that say something about the input."""
 INTERRUPTED = 130
 
-VERBS = ("run", "inspect", "bench", "devices", "report")
+VERBS = ("run", "inspect", "bench", "plan", "devices", "report")
 
 
 class _Main(click.Group):
