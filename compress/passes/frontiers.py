@@ -12,6 +12,10 @@ from compress.passes.labels import frontier_by_labels, hull_by_labels
 from compress.passes.select import FRONTIER_POINTS, Problem, Selection, frontier
 
 
+KNOWN_MORE = 3
+"""So many times as many points are kept where all are known: more only make a report longer."""
+
+
 def trade_offs(
     problem: Problem,
     *,
@@ -19,7 +23,9 @@ def trade_offs(
     max_bytes: float = math.inf,
     objective: str = "latency",
 ) -> list[Selection]:
-    """At most `points` optimal selections, fastest first, spread evenly over what there is.
+    """Optimal selections, fastest first, spread evenly over what there is.
+
+    By the integer program `points` at most, by labels `KNOWN_MORE` times as many.
 
     Labels give the whole frontier at once where few decisions are open at a time; on large graphs
     its convex hull, which will do where it has points enough. The integer program is left for the
@@ -33,7 +39,7 @@ def trade_offs(
             found = found if found is not None and len(found) >= points else None
     if found is None:
         return frontier(problem, points=points, max_bytes=max_bytes, objective=objective)
-    return thinned(found, points)
+    return thinned(found, KNOWN_MORE * points)
 
 
 def thinned(selections: Sequence[Selection], points: int) -> list[Selection]:
