@@ -61,8 +61,8 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing torch and the tools for development, once"
-	$(PIP) --editable '.[torch,dev]'
+	@echo "installing torch, OR-tools and the tools for development, once"
+	$(PIP) --editable '.[torch,solve,dev]'
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.bench: $(VENV)/.dev $(wildcard benchmarks/*.txt) benchmarks/peers/requirements.txt

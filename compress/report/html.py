@@ -9,8 +9,10 @@ import importlib.resources
 from typing import Any
 
 from compress.report import recoveries, summary, text
+from compress.report.memory_plan import MemoryPlan
 from compress.report.scatter import scatter
 from compress.report.schema import LayerPlan, Plan, Report
+from compress.report.scratchpad_picture import picture
 
 PAGE_FILE = "report.html"
 
@@ -29,8 +31,12 @@ class _LayerRow:
     """Of the time of the slowest layer's float form, for the bar."""
 
 
-def render(report: Report, plan: Plan) -> str:
-    """The page. Names from the model are shown as text, whatever they contain."""
+def render(report: Report, plan: Plan, memory: MemoryPlan | None = None) -> str:
+    """The page. Names from the model are shown as text, whatever they contain.
+
+    Args:
+        memory: of the scratchpad, where the device has one.
+    """
     import jinja2
     import markupsafe
 
@@ -50,6 +56,7 @@ def render(report: Report, plan: Plan) -> str:
         ms=lambda us: text.milliseconds(us / 1000),
         figures=text.figures,
         size=text.size,
+        binary_size=text.binary_size,
         percent=text.percent,
         duration=text.duration,
         count=lambda number: f"{number:,}",
@@ -68,6 +75,8 @@ def render(report: Report, plan: Plan) -> str:
         layers=_layer_rows(plan),
         kept=summary.kept_float(plan),
         total_s=sum(step.seconds for step in report.steps),
+        memory=memory,
+        scratchpad=None if memory is None else markupsafe.Markup(picture(memory)),
         style=markupsafe.Markup(style),
         script=markupsafe.Markup(script),
         style_hash=_hash(style),
