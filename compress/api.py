@@ -28,6 +28,7 @@ from compress.hardware.host import detect
 from compress.passes.base import Budget
 from compress.passes.select import Selection
 from compress.progress import Advance, Progress, Silent
+from compress.report.memory_plan import MemoryPlan
 from compress.report.schema import Bench, LayerInfo, Plan, Recovery, Report
 from compress.stages.calibration import open_samples, write_sample
 from compress.stages.choices import STRUCTURAL
@@ -58,6 +59,7 @@ class Result:
         model: the model that was shipped.
         report, plan: see docs/report.md.
         frontier: the optimal trade-offs it was chosen from, fastest first.
+        memory: how the device's scratchpad is used, if it has one.
         exit_code: 0 within the budget, 1 not.
     """
 
@@ -65,13 +67,15 @@ class Result:
     report: Report
     plan: Plan
     frontier: tuple[Selection, ...]
+    memory: MemoryPlan | None = None
 
     @property
     def exit_code(self) -> int:
         return self.report.exit_code
 
     def save(self, folder: str | os.PathLike[str], *, force: bool = False) -> Path:
-        """Writes model.onnx, report.json, report.html and plan.json; the folder appears whole.
+        """Writes model.onnx, report.json, report.html and plan.json, and for a device with a
+        scratchpad memory_plan.json, .h and .svg; the folder appears whole.
 
         Args:
             folder: new, empty, or the result of an earlier run.
@@ -79,7 +83,7 @@ class Result:
         """
         from compress.report.folder import save
 
-        return save(Path(folder), self.model, self.report, self.plan, force=force)
+        return save(Path(folder), self.model, self.report, self.plan, self.memory, force=force)
 
 
 def run(
@@ -201,13 +205,23 @@ def run(
             found = restructure(context, subject, evidence, outcome, data)
             subject, evidence, outcome = found.subject, found.evidence, found.outcome
             recoveries = found.recoveries
+        memory = None
+        if device.scratchpad_bytes is not None:
+            shapes_run = {name: array.shape for name, array in calibration.typical.items()}
+            memory = schedule_model(
+                outcome.shipped.model,
+                Source(shapes=shapes_run),
+                target=target,
+                seed=seed,
+                progress=told,
+            ).plan
         request = Request(
             command or _as_python(model, target), device.name, budget, seed, objective
         )
         report = make_report(request, subject, calibration, workshop, outcome, host, told.steps)
         plan = make_plan(subject, evidence, outcome, recoveries)
         shipped = outcome.shipped.model
-        return Result(shipped, report, plan, outcome.frontier)
+        return Result(shipped, report, plan, outcome.frontier, memory)
 
 
 def inspect(
@@ -304,9 +318,10 @@ def bench(
 def _measurable(target: str | os.PathLike[str]) -> Device:
     device = load_device(target if isinstance(target, str) else Path(target))
     if not device.measurable:
-        raise UsageError(
-            f"{device.name} cannot be measured from here: run this on the device with --target host"
-        )
+        advice = "run this on the device with --target host"
+        if device.runtime == "scratchpad":
+            advice = "compress plan schedules its scratchpad without measuring"
+        raise UsageError(f"{device.name} cannot be measured from here: {advice}")
     return device
 
 

@@ -17,16 +17,16 @@ from compress.cli.options import general_options, json_option
 def command(out: Path, as_json: bool, verbose: bool) -> None:
     """Show the result of a run again, and rebuild OUT/report.html."""
     from compress.report.html import PAGE_FILE, render
-    from compress.report.write_json import read_plan, read_report, to_json
+    from compress.report.write_json import read_memory_plan, read_plan, read_report, to_json
 
-    report, plan = read_report(out), read_plan(out)
-    _replace(out / PAGE_FILE, render(report, plan))
+    report, plan, memory = read_report(out), read_plan(out), read_memory_plan(out)
+    _replace(out / PAGE_FILE, render(report, plan, memory))
     if as_json:
         click.echo(to_json(report), nl=False)
         return
     from compress.report.terminal import show
 
-    show(report, plan, folder=out, verbose=verbose)
+    show(report, plan, memory, folder=out, verbose=verbose)
 
 
 def _replace(path: Path, content: str) -> None:

@@ -162,7 +162,7 @@ def command(
             progress=progress,
             command=shlex.join(["compress", *ctx.find_root().obj]),
         )
-        save(out, result.model, result.report, result.plan, force=force)
+        save(out, result.model, result.report, result.plan, result.memory, force=force)
     if as_json:
         from compress.report.write_json import to_json
 
@@ -174,7 +174,7 @@ def command(
     else:
         from compress.report.terminal import show
 
-        show(result.report, result.plan, folder=out, verbose=verbose)
+        show(result.report, result.plan, result.memory, folder=out, verbose=verbose)
     ctx.exit(result.exit_code)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from compress.report.memory_plan import MemoryPlan
 from compress.report.schema import SCHEMA_VERSION, Bench, LayerInfo, Plan, Report
 
 INTRODUCTION = f"""\
@@ -59,6 +60,14 @@ ROOTS: tuple[tuple[str, str, type[pydantic.BaseModel]], ...] = (
         "compress inspect --json",
         "A list of objects, one per layer, in the model's order.",
         LayerInfo,
+    ),
+    (
+        "memory_plan.json",
+        "What `compress plan MODEL --sram SIZE -o OUT` writes, and `run` for a device with a "
+        "scratchpad: what lies where, when, and how good that is. Addresses and sizes are bytes; a "
+        "buffer is occupied from its first step to its last one, both included. `memory_plan.h` "
+        "has the same for firmware, `memory_plan.svg` as a picture.",
+        MemoryPlan,
     ),
     ("compress bench --json", "Models timed in turns on the same inputs.", Bench),
 )

@@ -9,14 +9,21 @@ import random
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
 
 from compress.errors import UsageError
+from compress.report.c_header import c_header
 from compress.report.html import PAGE_FILE, render
+from compress.report.memory_plan import MEMORY_PLAN_FILE, MemoryPlan, is_memory_plan
 from compress.report.schema import Plan, Report
+from compress.report.scratchpad_picture import picture
 from compress.report.write_json import PLAN_FILE, REPORT_FILE, is_result, to_json
+
+HEADER_FILE = "memory_plan.h"
+PICTURE_FILE = "memory_plan.svg"
 
 ATTEMPTS = 50
 """How often a folder is put in its place when other processes keep doing the same."""
@@ -27,8 +34,16 @@ LONGEST_PAUSE_S = 0.02
 """Between two attempts, drawn at random so that no process keeps losing."""
 
 
-def save(folder: Path, model: ir.Model, report: Report, plan: Plan, *, force: bool = False) -> Path:
-    """Write model.onnx, report.json, report.html and plan.json.
+def save(
+    folder: Path,
+    model: ir.Model,
+    report: Report,
+    plan: Plan,
+    memory: MemoryPlan | None = None,
+    *,
+    force: bool = False,
+) -> Path:
+    """Write model.onnx, report.json, report.html and plan.json; with `memory` its files as well.
 
     Everything is written beside `folder` first; what `folder` held is then replaced as a whole.
 
@@ -42,6 +57,53 @@ def save(folder: Path, model: ir.Model, report: Report, plan: Plan, *, force: bo
         UsageError: it cannot be written, or something else than a result would be lost; what was
             there before is still there.
     """
+
+    def texts() -> dict[str, str]:
+        return {
+            REPORT_FILE: to_json(report),
+            PLAN_FILE: to_json(plan),
+            PAGE_FILE: render(report, plan, memory),
+            **({} if memory is None else memory_files(memory)),
+        }
+
+    return write_whole(folder, model, texts, force=force)
+
+
+def save_plan(folder: Path, model: ir.Model, plan: MemoryPlan, *, force: bool = False) -> Path:
+    """Write memory_plan.json, memory_plan.h, memory_plan.svg and model.onnx, in the same way.
+
+    Args:
+        model: with its nodes in the order of the plan.
+        force: replace whatever `folder` holds, not only an earlier plan.
+
+    Raises:
+        UsageError: as `save` does.
+    """
+    force = force or (is_memory_plan(folder) and not is_result(folder))
+    return write_whole(folder, model, lambda: memory_files(plan), force=force)
+
+
+def memory_files(plan: MemoryPlan) -> dict[str, str]:
+    """What is written of a memory plan, by file."""
+    return {
+        MEMORY_PLAN_FILE: to_json(plan),
+        HEADER_FILE: c_header(plan),
+        PICTURE_FILE: picture(plan),
+    }
+
+
+def write_whole(
+    folder: Path,
+    model: ir.Model,
+    texts: Callable[[], Mapping[str, str]],
+    *,
+    force: bool = False,
+) -> Path:
+    """Write model.onnx and the texts, by file; `folder` holds all of them and nothing else then.
+
+    Raises:
+        UsageError: it cannot be written, or something foreign would be lost.
+    """
     from compress.backends.onnxruntime import lower
 
     place = folder.resolve()  # what a symbolic link points at is replaced, not the link
@@ -52,12 +114,7 @@ def save(folder: Path, model: ir.Model, report: Report, plan: Plan, *, force: bo
             made = Path(temporary) / "new"
             made.mkdir()
             lower(model, made)
-            texts = {
-                REPORT_FILE: to_json(report),
-                PLAN_FILE: to_json(plan),
-                PAGE_FILE: render(report, plan),
-            }
-            for name, content in texts.items():
+            for name, content in texts().items():
                 (made / name).write_text(content, encoding="utf-8", newline="\n")
             for file in made.iterdir():
                 _flush(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from compress.report import text
+from compress.report.memory_plan import MemoryPlan
 from compress.report.schema import Candidate, LayerPlan, Plan, Quality, Report
 
 
@@ -159,3 +160,23 @@ def _quality_better(quality: Quality) -> bool | None:
 def _better(low: float, high: float) -> bool | None:
     """Of a ratio's spread: clearly above one, clearly below one, or neither."""
     return True if low > 1 else False if high < 1 else None
+
+
+def scratchpad(plan: MemoryPlan) -> str:
+    """What a memory plan moves, and how good that is, in one line."""
+    kind = "layers in stripes" if plan.tiled else "whole tensors"
+    return (
+        f"{text.binary_size(plan.scratchpad_bytes)} of scratchpad, {kind}: "
+        f"{text.size(plan.traffic.total_bytes)} on and off the chip, "
+        f"{text.size(plan.traffic.extra_bytes)} of them extra ({_quality(plan)})"
+    )
+
+
+def _quality(plan: MemoryPlan) -> str:
+    if plan.traffic.extra_bytes == 0:
+        return "no plan needs less"
+    if plan.status == "optimal":
+        return "proven optimal for whole tensors"
+    if plan.traffic.bound_bytes:
+        return f"within {plan.traffic.gap:.1%} of the proven bound"
+    return "no bound is known"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from compress.report import recoveries, summary, text
+from compress.report.memory_plan import MemoryPlan
 from compress.report.recoveries import Tried
 from compress.report.schema import Candidate, Plan, Report
 from compress.report.screen import Cell, Screen
@@ -25,6 +26,7 @@ GOOD, BAD, QUIET = "green", "yellow", "dim"
 def show(
     report: Report,
     plan: Plan,
+    memory: MemoryPlan | None = None,
     *,
     folder: Path | None = None,
     verbose: bool = False,
@@ -57,6 +59,9 @@ def show(
     if verbose and plan.layers:
         screen.line()
         _layers(screen, plan)
+    if memory is not None:
+        screen.line()
+        screen.line(summary.scratchpad(memory))
     for warning in report.warnings:
         screen.line((f"warning: {warning}", BAD))
     if folder is not None:

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 import pydantic
 
 from compress.errors import ModelError
+from compress.report.memory_plan import MEMORY_PLAN_FILE, MEMORY_PLAN_VERSION, MemoryPlan
 from compress.report.schema import SCHEMA_VERSION, Plan, Report
 
 REPORT_FILE = "report.json"
 PLAN_FILE = "plan.json"
 LINE_WIDTH = 100
 
-_Record = TypeVar("_Record", Report, Plan)
+_Record = TypeVar("_Record", Report, Plan, MemoryPlan)
 
 
 def to_json(record: pydantic.BaseModel) -> str:
@@ -45,6 +46,16 @@ def read_plan(folder: Path) -> Plan:
     return _read(folder / PLAN_FILE, Plan)
 
 
+def read_memory_plan(folder: Path) -> MemoryPlan | None:
+    """The memory plan of a finished run or of `compress plan`; None if the folder has none.
+
+    Raises:
+        ModelError: it is damaged or of another version.
+    """
+    path = folder / MEMORY_PLAN_FILE
+    return _read(path, MemoryPlan, MEMORY_PLAN_VERSION) if path.exists() else None
+
+
 def is_result(folder: Path) -> bool:
     """Whether the folder looks like what a run leaves behind, of whatever version."""
     try:
@@ -54,7 +65,7 @@ def is_result(folder: Path) -> bool:
     return isinstance(content, dict) and {"schema_version", "compress_version"} <= content.keys()
 
 
-def _read(path: Path, kind: type[_Record]) -> _Record:
+def _read(path: Path, kind: type[_Record], known: int = SCHEMA_VERSION) -> _Record:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -64,9 +75,9 @@ def _read(path: Path, kind: type[_Record]) -> _Record:
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged, it is not JSON: run compress again") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
+    if version != known:
         raise ModelError(
-            f"{path} has schema version {version!r} and this program reads {SCHEMA_VERSION}: "
+            f"{path} has schema version {version!r} and this program reads {known}: "
             "run compress again, or use the version that wrote it"
         )
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Mapping
 
 from compress.backends.scratchpad.check import Verdict
 from compress.errors import ModelError
@@ -12,14 +14,18 @@ from compress.passes.schedule.orders import least_peak
 from compress.passes.schedule.presolve import presolve
 from compress.passes.schedule.problem import Graph
 from compress.passes.schedule.program import Program
-from compress.passes.schedule.tiling.chains import plan_order
+from compress.passes.schedule.tiling.chains import plan_order, smallest_scratchpad
 from compress.passes.schedule.tiling.extract import striped
+from compress.passes.schedule.tiling.groups import TilingOptions
 from compress.passes.schedule.tiling.operators import StripedGraph
 from compress.report import memory_plan as schema
 from compress.stages.plan_record import Chosen
 
 UNLIMITED = 2**62
 """Bytes."""
+
+QUICK = TilingOptions(most_operators=8)
+"""For plans of stripes where there is little time."""
 
 POINTS = 12
 """Of the curve, at most."""
@@ -43,17 +49,17 @@ def find_bounds(
     graph = extracted.graph
     peak, order = smallest_peak(graph, seconds=min(2.0, 0.2 * seconds))
     occupied = most_occupied(chosen.program)
-    curve = _curve(
-        striped(extracted).reordered(order),
-        known={chosen.program.capacity: verdict.extra_bytes, peak: 0},
-        lowest=max(1, min(peak, chosen.program.capacity) // 16),
-        deadline=started + 0.8 * seconds,
-    )
+    stripes = striped(extracted).reordered(order)
+    lowest, _ = smallest_scratchpad(stripes, QUICK)
+    known = {peak: 0, verdict.peak: verdict.extra_bytes}
+    curve = _curve(stripes, min(lowest, peak), known, deadline=started + 0.8 * seconds)
+    curve = _falling({**curve, chosen.program.capacity: verdict.extra_bytes})
     free = [size for size, extra in curve.items() if extra == 0]
     return schema.Bounds(
         compulsory_bytes=verdict.off_chip_bytes - verdict.extra_bytes,
-        largest_operator=_largest(graph),
+        largest_operator=largest_operator(graph),
         smallest_peak_bytes=peak,
+        smallest_scratchpad_bytes=min(smallest_in_stripes(extracted), verdict.peak, peak),
         peak_bytes=verdict.peak,
         occupied_bytes=occupied,
         fragmentation=round(1 - occupied / verdict.peak, 6) if verdict.peak else 0.0,
@@ -66,6 +72,14 @@ def find_bounds(
     )
 
 
+def smallest_in_stripes(extracted: Extracted) -> int:
+    """Bytes that the network needs where layers run in stripes and copies do not overlap with
+    computation."""
+    return smallest_scratchpad(striped(extracted), dataclasses.replace(QUICK, double_buffer=False))[
+        0
+    ]
+
+
 def smallest_peak(graph: Graph, *, seconds: float) -> tuple[int, tuple[int, ...]]:
     """(M_P in bytes, an order that has it): the smallest peak that is found in time."""
     instance = presolve(graph, UNLIMITED)
@@ -74,7 +88,8 @@ def smallest_peak(graph: Graph, *, seconds: float) -> tuple[int, tuple[int, ...]
     return int(found.value) * instance.unit, found.order
 
 
-def _largest(graph: Graph) -> schema.OperatorNeed:
+def largest_operator(graph: Graph) -> schema.OperatorNeed:
+    """M_R: the operator that needs the most, with whole tensors."""
     instance = presolve(graph, UNLIMITED)
     largest = max(range(instance.operators), key=instance.least_need)
     return schema.OperatorNeed(
@@ -115,19 +130,19 @@ def most_occupied(program: Program) -> int:
 
 
 def _curve(
-    graph: StripedGraph, known: dict[int, int], lowest: int, deadline: float
+    graph: StripedGraph, lowest: int, known: Mapping[int, int], deadline: float
 ) -> dict[int, int]:
-    """Extra bytes by size, which never rise with it; sizes where nothing fits are left out."""
+    """Extra bytes by size, from the least that anything runs in to what needs none."""
     found: dict[int, int | None] = dict(known)
+    peak = max(known)
 
     def at(size: int) -> None:
         try:
-            found[size] = plan_order(graph, size).extra_bytes
+            found[size] = plan_order(graph, size, QUICK).extra_bytes
         except ModelError:
             found[size] = None
 
-    top = max(known)
-    sizes = [round(lowest * (top / lowest) ** (n / (POINTS - 1))) for n in range(POINTS)]
+    sizes = [round(lowest * (peak / lowest) ** (n / (POINTS - 1))) for n in range(POINTS)]
     for number in COARSE_TO_FINE:
         size = sizes[number]
         impossible = any(extra is None and size <= other for other, extra in found.items())
@@ -136,22 +151,26 @@ def _curve(
             at(size)
     while time.monotonic() < deadline and (size := _between(found)) is not None:
         at(size)
+    return {size: extra for size, extra in found.items() if extra is not None}
+
+
+def _falling(found: dict[int, int]) -> dict[int, int]:
+    """By size; what fits into less fits into more, so that extra bytes never rise with it."""
     result: dict[int, int] = {}
     least: int | None = None
-    for size in sorted(size for size, extra in found.items() if extra is not None):
-        extra = found[size]
-        assert extra is not None
-        least = extra if least is None else min(least, extra)
+    for size in sorted(found):
+        least = found[size] if least is None else min(least, found[size])
         result[size] = least
     return result
 
 
-def _between(found: dict[int, int | None]) -> int | None:
+def _between(found: Mapping[int, int | None]) -> int | None:
     """A size between the largest that needs extra traffic and the smallest that needs none."""
     enough = min((size for size, extra in found.items() if extra == 0), default=None)
     if enough is None:
         return None
     short = max((size for size, extra in found.items() if extra != 0 and size < enough), default=0)
-    if not short or enough / short <= CLOSE_ENOUGH:
+    if not short or enough <= CLOSE_ENOUGH * short:
         return None
-    return (short + enough) // 2
+    middle = (short + enough) // 2
+    return None if middle in found else middle

@@ -13,6 +13,7 @@ from compress.passes.schedule.extract import Extracted
 from compress.passes.schedule.kernels import value_bytes
 from compress.passes.schedule.program import Buffer, Program, Step
 from compress.report import memory_plan as schema
+from compress.stages.record import version
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +49,12 @@ def make_record(
     seconds: float,
 ) -> schema.MemoryPlan:
     """The content of memory_plan.json; traffic is what the check counted."""
-    from compress import __version__
-
     program, extra = chosen.program, verdict.extra_bytes
     bound = min(chosen.bound, extra)
     order = dict.fromkeys(step.operator for step in program.steps if step.kind == "compute")
     bandwidth = None if device is None else device.memory_bandwidth_bytes_per_s
     return schema.MemoryPlan(
-        compress_version=__version__,
+        compress_version=version("compress"),
         model=name,
         target=None if device is None else device.name,
         advisory=advisory,

@@ -142,7 +142,7 @@ def test_unreadable_profiles(tmp_path: Path) -> None:
 def test_unknown_names_list_the_known_and_the_near() -> None:
     with pytest.raises(UsageError, match="did you mean raspberry-pi-5") as caught:
         load_device("raspbery-pi-5")
-    assert "known are host, jetson-orin-nano" in str(caught.value)
+    assert "known are ethos-u55-256, gap8, host, jetson-orin-nano" in str(caught.value)
     with pytest.raises(UsageError, match="known are"):
         load_device("qqqq")
     with pytest.raises(UsageError, match="known are"):

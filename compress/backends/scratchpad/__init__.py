@@ -1,0 +1,1 @@
+"""Scratchpads: programs are checked, executed in one byte buffer, and proven by the result."""
