@@ -227,7 +227,7 @@ def _inside_of_a_block(span: Span) -> bool:
 
 
 METHODS: dict[str, tuple[Callable[[Baselines, float], ir.Model], tuple[float, ...]]] = {
-    "activation-only": (lambda b, n: b.activation_only(int(n)), (4, 8, 99)),
+    "activation-only": (lambda b, n: b.activation_only(int(n)), (4, 8)),
     "dropping": (lambda b, n: b.dropping(int(n)), (3, 6)),
     "uniform": (lambda b, s: b.uniform(s), (0.75, 0.5)),
 }
