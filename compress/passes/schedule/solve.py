@@ -22,6 +22,7 @@ from compress.passes.schedule import orders, retention
 from compress.passes.schedule.candidates import Candidate, everything_leaves, plan_of
 from compress.passes.schedule.clock import Clock
 from compress.passes.schedule.divide import LARGE, divide
+from compress.passes.schedule.placed_residency import best_placed
 from compress.passes.schedule.placing import place
 from compress.passes.schedule.presolve import Instance, presolve
 from compress.passes.schedule.problem import Graph, Plan
@@ -37,11 +38,14 @@ SEARCH_S = 0.03
 ALONE_S = 0.15
 """The same where nothing follows."""
 
-PLACING_SHARE = 0.1
+PLACING_SHARE = 0.2
 """Of the time, kept for addresses."""
 
 TIGHTER = (0.995, 0.99, 0.98, 0.97, 0.95, 0.93, 0.9, 0.85, 0.8, 0.7, 0.6)
 """Shares of the capacity that plans are made for where those for all of it cannot be placed."""
+
+TOGETHER_SHARE = 0.5
+"""Of the time left, for residency and addresses together where the best plan cannot be placed."""
 
 ORDERS = 3
 """How many of the best orders those are made with."""
@@ -182,10 +186,13 @@ def _placed(
     """The cheapest plan that addresses are found for."""
     instance = search.instance
     tried: set[tuple[tuple[int, ...], tuple[tuple[int, int], ...]]] = set()
-    plan = None
+    plan = together = None
     for candidate in _alternatives(
         search, capacity, clock, threads, seed, fixed=fixed, proof=proof
     ):
+        if together is not None and candidate.cost * instance.unit >= together.extra_bytes:
+            plan = together
+            break
         key = (candidate.order, tuple(sorted(candidate.loads)))
         if key in tried:
             continue
@@ -196,9 +203,37 @@ def _placed(
         if placed is not None:
             plan = placed
             break
+        if len(tried) == 1 and proof and retention.cp_sat_available():
+            together = _placed_together(search, clock, threads, seed)
     if plan is None:
         raise ValueError("there was no plan to place")
     return dataclasses.replace(plan, seconds=clock.spent)
+
+
+def _placed_together(search: _Search, clock: Clock, threads: int, seed: int) -> Plan | None:
+    """The cheapest plan that residency and addresses together give for the best orders."""
+    instance = search.instance
+    firsts: dict[tuple[int, ...], Candidate] = {}
+    for candidate in sorted(search.pool, key=lambda c: c.cost):
+        firsts.setdefault(candidate.order, candidate)
+    found: Plan | None = None
+    chosen = list(firsts.values())[:ORDERS]
+    for number, candidate in enumerate(chosen):
+        placed = best_placed(
+            instance,
+            candidate.order,
+            seconds=TOGETHER_SHARE * clock.left / (len(chosen) - number),
+            threads=threads,
+            seed=seed,
+            hint=plan_of(instance, candidate, 0),
+        ).plan
+        if placed is not None and (found is None or placed.extra_bytes < found.extra_bytes):
+            found = placed
+    if found is None:
+        return None
+    bound = search.bound * instance.unit
+    status = "optimal" if found.extra_bytes <= bound else "feasible"
+    return dataclasses.replace(found, bound=min(bound, found.extra_bytes), status=status)
 
 
 def _alternatives(
