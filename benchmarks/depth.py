@@ -5,8 +5,9 @@
 Every method starts from the same trained network, is recovered without labels from the same images
 by the same training, and ends as the integer form that `compress run` finds for it; all artifacts
 of a network are timed together, in turns, in fresh processes. What was built before is kept.
-Baselines are recovered for a fixed number of steps; ours makes as many as its time limit allows,
-which the table shows beside (all that the shipped network went through).
+Baselines are recovered for a fixed number of steps; ours makes as many as its time limit allows.
+The table shows the steps behind each network; a baseline that was built by an earlier version, in
+120 s of training, has fewer.
 
 - int8: `compress run`, numeric forms only;
 - ours: `compress run --techniques quantize,merge,prune`, quality within one point;
