@@ -4,7 +4,8 @@
 
 The network has one byte per element and no biases, its structure and shapes alone. Compared are
 fused stripes, stripes of one operator at a time, and whole tensors (what a scheduler without tiling
-has: nothing runs below the largest operator's inputs and outputs). Each fused plan is lowered, with
+has: nothing runs below the largest operator's inputs and outputs). Addresses are multiples of 16
+bytes. Each fused plan is lowered, with
 addresses, and its steps are counted again. Exit code 1 if a plan misses its target.
 """
 
@@ -19,6 +20,7 @@ import click
 
 from benchmarks.environment import describe
 from compress.errors import ModelError
+from compress.passes.schedule.alignment import DEFAULT_ALIGN
 from compress.passes.schedule.tiling.chains import plan_order, smallest_scratchpad
 from compress.passes.schedule.tiling.graphs import tile
 from compress.passes.schedule.tiling.groups import TilingOptions
@@ -131,7 +133,7 @@ def row(graph: StripedGraph, kib: int) -> tuple[str, float | None]:
     capacity, least = kib * 1024, graph.compulsory_bytes
     started = time.process_time()
     try:
-        tiling = tile(graph, capacity)
+        tiling = tile(graph, capacity, TilingOptions(align=DEFAULT_ALIGN))
     except ModelError as error:
         return f"| {kib} | {error} | | | | | | |", None
     seconds = time.process_time() - started
@@ -141,7 +143,7 @@ def row(graph: StripedGraph, kib: int) -> tuple[str, float | None]:
     alone = plan_order(
         graph,
         capacity,
-        TilingOptions(most_operators=1, double_buffer=tiling.double_buffer),
+        TilingOptions(most_operators=1, double_buffer=tiling.double_buffer, align=DEFAULT_ALIGN),
     ).off_chip_bytes
     whole = whole_tensors(graph, capacity)
     ratio = program.off_chip_bytes / least
@@ -176,7 +178,7 @@ def main(output: Path | None) -> None:
         ("With skips and classifier", True, True),
     ):
         graph = mobilenet_v2(skips=skips, classifier=classifier)
-        smallest, operator = smallest_scratchpad(graph)
+        smallest, operator = smallest_scratchpad(graph, TilingOptions(align=DEFAULT_ALIGN))
         largest = max(graph.working_set(n) for n in range(len(graph.operators)))
         lines += [
             "",

@@ -26,6 +26,7 @@ from compress.execute.session import Runner
 from compress.hardware.device import Device, load_device
 from compress.hardware.host import detect
 from compress.passes.base import Budget
+from compress.passes.schedule.alignment import DEFAULT_ALIGN
 from compress.passes.select import Selection
 from compress.progress import Advance, Progress, Silent
 from compress.report.memory_plan import MemoryPlan
@@ -251,6 +252,7 @@ def plan(
     *,
     sram: int | None = None,
     target: str | os.PathLike[str] | None = None,
+    align: int = DEFAULT_ALIGN,
     factory: str | None = None,
     example_inputs: Any = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -267,6 +269,7 @@ def plan(
         model: anything `compress.frontends.load` takes.
         sram: bytes of the scratchpad; None: those of the target.
         target: name of a device profile, or a TOML file; None: any device of that scratchpad.
+        align: bytes that addresses are multiples of, a power of two.
         shapes, fixed_inputs: input dimensions and inputs that never change.
         time_limit_s: for the search.
         verify: whether the plan is executed, in one buffer of the scratchpad's size, and its
@@ -281,6 +284,7 @@ def plan(
         source,
         sram=sram,
         target=target,
+        align=align,
         time_limit_s=time_limit_s,
         seed=seed,
         verify=verify,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from compress.cli.options import general_options, json_option, model_options, quiet_option
-from compress.cli.progress import shown_progress
+from compress.cli.progress import shown_progress, stdout_for
 from compress.cli.values import BYTES, TIME
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     "--target",
     metavar="DEVICE",
     help="A device's name (see `compress devices`), or a profile as FILE.toml.",
+)
+@click.option(
+    "--align",
+    type=BYTES,
+    default="16",
+    show_default=True,
+    help="Addresses are multiples of it: a power of two, as in 64.",
 )
 @click.option(
     "--time-limit", type=TIME, default="60s", show_default=True, help="For the search, as in 5m."
@@ -57,6 +64,7 @@ def command(
     trust_pickle: bool,
     sram: int | None,
     target: str | None,
+    align: int,
     time_limit: float,
     seed: int,
     verify: bool,
@@ -80,11 +88,12 @@ def command(
 
     from compress import api
 
-    with shown_progress(silent=quiet or as_json) as progress:
+    with shown_progress(silent=quiet or as_json) as progress, stdout_for(as_json):
         result = api.plan(
             model,
             sram=sram,
             target=target,
+            align=align,
             factory=factory,
             shapes=shapes or None,
             fixed_inputs=fixed_inputs or None,
@@ -164,5 +173,11 @@ def _proof(plan: MemoryPlan) -> str:
     proof = plan.proof
     if not proof.executed:
         return "checked, not executed"
+    if proof.differing:
+        count = f"{proof.differing:,} element{'s' if proof.differing > 1 else ''}"
+        return (
+            f"executed in one byte buffer: equal to {proof.reference}, but for {count} halfway "
+            "between two levels, rounded the other way"
+        )
     equal = "exactly" if proof.exact else f"up to {proof.largest_error:.1e}"
     return f"executed in one byte buffer: the outputs equal {proof.reference} {equal}"

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -18,7 +14,7 @@ from compress.cli.options import (
     quiet_option,
     target_option,
 )
-from compress.cli.progress import shown_progress
+from compress.cli.progress import shown_progress, stdout_for
 from compress.cli.values import BYTES, DROP, FACTOR, LATENCY, NAMES, TIME, Drop
 
 
@@ -142,7 +138,7 @@ def command(
         speedup=speedup,
         max_bytes=max_size,
     )
-    with shown_progress(silent=quiet or as_json) as progress, _stdout_for(as_json):
+    with shown_progress(silent=quiet or as_json) as progress, stdout_for(as_json):
         result = api.run(
             model,
             target=target,
@@ -176,23 +172,3 @@ def command(
 
         show(result.report, result.plan, result.memory, folder=out, verbose=verbose)
     ctx.exit(result.exit_code)
-
-
-@contextlib.contextmanager
-def _stdout_for(report_alone: bool) -> Iterator[None]:
-    """With --json standard output is the report's: what anything else prints goes to stderr.
-
-    The file descriptor is moved as well, because solvers and runtimes print from C.
-    """
-    if not report_alone:
-        yield
-        return
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)

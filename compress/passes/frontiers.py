@@ -11,7 +11,6 @@ import numpy as np
 from compress.passes.labels import frontier_by_labels, hull_by_labels
 from compress.passes.select import FRONTIER_POINTS, Problem, Selection, frontier
 
-
 KNOWN_MORE = 3
 """So many times as many points are kept where all are known: more only make a report longer."""
 

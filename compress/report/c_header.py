@@ -50,6 +50,7 @@ def _lines(plan: MemoryPlan) -> Iterator[str]:
     if plan.advisory:
         yield "/* Advisory: the memory is a cache, so the addresses mean nothing on this device. */"
     yield f"#define COMPRESS_SCRATCHPAD_BYTES {plan.scratchpad_bytes}u"
+    yield f"#define COMPRESS_ALIGN_BYTES {plan.align_bytes}u"
     yield f"#define COMPRESS_PEAK_BYTES {plan.bounds.peak_bytes}u"
     yield f"#define COMPRESS_OFF_CHIP_BYTES {plan.traffic.total_bytes}u"
     yield f"#define COMPRESS_BUFFERS {len(plan.buffers)}u"

@@ -151,6 +151,11 @@ class Proof(Record):
         None, description="largest difference of an output relative to its largest magnitude"
     )
     reference: str = pydantic.Field("", description="what the outputs were compared with")
+    differing: int = pydantic.Field(
+        0,
+        description="integers, of all that operators write, that the execution rounded to the next "
+        "level; they lie halfway between two",
+    )
 
 
 class MemoryPlan(Record):
@@ -164,6 +169,7 @@ class MemoryPlan(Record):
         description="the memory is a cache: the order is good for it, addresses mean nothing"
     )
     scratchpad_bytes: int = pydantic.Field(description="capacity that was planned for")
+    align_bytes: int = pydantic.Field(1, description="that all addresses are multiples of")
     tiled: bool = pydantic.Field(description="whether layers run in stripes")
     status: Literal["optimal", "feasible"] = pydantic.Field(
         description="optimal: no plan has fewer extra bytes (whole tensors: that runs no stripes)"

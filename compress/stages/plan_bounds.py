@@ -12,7 +12,7 @@ from compress.passes.schedule.baselines import baselines
 from compress.passes.schedule.extract import Extracted
 from compress.passes.schedule.orders import least_peak
 from compress.passes.schedule.presolve import presolve
-from compress.passes.schedule.problem import Graph
+from compress.passes.schedule.problem import Graph, extra_bytes
 from compress.passes.schedule.program import Program
 from compress.passes.schedule.tiling.chains import plan_order, smallest_scratchpad
 from compress.passes.schedule.tiling.extract import striped
@@ -38,33 +38,47 @@ CLOSE_ENOUGH = 1.02
 
 
 def find_bounds(
-    extracted: Extracted, chosen: Chosen, verdict: Verdict, *, seconds: float
+    extracted: Extracted,
+    graph: Graph,
+    chosen: Chosen,
+    verdict: Verdict,
+    *,
+    align: int,
+    seconds: float,
 ) -> schema.Bounds:
     """The bounds of a plan.
 
     Args:
-        seconds: for everything; the curve has as many points as there is time for.
+        graph: the problem of whole tensors, sizes rounded up to the alignment.
+        align: bytes that addresses are multiples of.
+        seconds: for everything; the curve has as many points as there is time for. What is 0 or
+            less leaves time for the least.
     """
     started = time.monotonic()
-    graph = extracted.graph
-    peak, order = smallest_peak(graph, seconds=min(2.0, 0.2 * seconds))
+    deadline = started + 0.8 * seconds
+    peak, order = smallest_peak(graph, seconds=max(0.0, min(2.0, 0.2 * seconds)))
     occupied = most_occupied(chosen.program)
     stripes = striped(extracted).reordered(order)
-    lowest, _ = smallest_scratchpad(stripes, QUICK)
+    options = dataclasses.replace(QUICK, align=align)
+    lowest, _ = smallest_scratchpad(stripes, options, deadline=deadline)
     known = {peak: 0, verdict.peak: verdict.extra_bytes}
-    curve = _curve(stripes, min(lowest, peak), known, deadline=started + 0.8 * seconds)
+    curve = _curve(stripes, options, min(lowest, peak), known, deadline)
+    least = smallest_in_stripes(extracted, align, deadline=deadline)
+    plain = _baselines(
+        extracted, graph, chosen.program.capacity, seconds=max(0.0, min(2.0, 0.1 * seconds))
+    )
     curve = _falling({**curve, chosen.program.capacity: verdict.extra_bytes})
     free = [size for size, extra in curve.items() if extra == 0]
     return schema.Bounds(
         compulsory_bytes=verdict.off_chip_bytes - verdict.extra_bytes,
         largest_operator=largest_operator(graph),
         smallest_peak_bytes=peak,
-        smallest_scratchpad_bytes=min(smallest_in_stripes(extracted), verdict.peak, peak),
+        smallest_scratchpad_bytes=min(least, verdict.peak, peak),
         peak_bytes=verdict.peak,
         occupied_bytes=occupied,
         fragmentation=round(1 - occupied / verdict.peak, 6) if verdict.peak else 0.0,
         zero_extra_bytes=min(free, default=None),
-        baselines=_baselines(graph, chosen.program.capacity, seconds=min(2.0, 0.1 * seconds)),
+        baselines=plain,
         curve=[
             schema.CurvePoint(scratchpad_bytes=size, extra_bytes=extra)
             for size, extra in curve.items()
@@ -72,12 +86,11 @@ def find_bounds(
     )
 
 
-def smallest_in_stripes(extracted: Extracted) -> int:
+def smallest_in_stripes(extracted: Extracted, align: int, *, deadline: float) -> int:
     """Bytes that the network needs where layers run in stripes and copies do not overlap with
-    computation."""
-    return smallest_scratchpad(striped(extracted), dataclasses.replace(QUICK, double_buffer=False))[
-        0
-    ]
+    computation; beyond the deadline, those of every layer alone."""
+    options = dataclasses.replace(QUICK, align=align, double_buffer=False)
+    return smallest_scratchpad(striped(extracted), options, deadline=deadline)[0]
 
 
 def smallest_peak(graph: Graph, *, seconds: float) -> tuple[int, tuple[int, ...]]:
@@ -97,7 +110,9 @@ def largest_operator(graph: Graph) -> schema.OperatorNeed:
     )
 
 
-def _baselines(graph: Graph, capacity: int, *, seconds: float) -> list[schema.BaselineRecord]:
+def _baselines(
+    extracted: Extracted, graph: Graph, capacity: int, *, seconds: float
+) -> list[schema.BaselineRecord]:
     try:
         plans = baselines(graph, capacity, seconds=seconds)
     except ModelError:
@@ -105,7 +120,7 @@ def _baselines(graph: Graph, capacity: int, *, seconds: float) -> list[schema.Ba
     records = []
     for name, plan in plans.items():
         order, _, policy = name.partition(", ")
-        extra = None if plan is None else plan.extra_bytes
+        extra = None if plan is None else extra_bytes(extracted.graph, plan.stays)
         records.append(schema.BaselineRecord(order=order, policy=policy, extra_bytes=extra))
     return records
 
@@ -130,7 +145,11 @@ def most_occupied(program: Program) -> int:
 
 
 def _curve(
-    graph: StripedGraph, lowest: int, known: Mapping[int, int], deadline: float
+    graph: StripedGraph,
+    options: TilingOptions,
+    lowest: int,
+    known: Mapping[int, int],
+    deadline: float,
 ) -> dict[int, int]:
     """Extra bytes by size, from the least that anything runs in to what needs none."""
     found: dict[int, int | None] = dict(known)
@@ -138,9 +157,12 @@ def _curve(
 
     def at(size: int) -> None:
         try:
-            found[size] = plan_order(graph, size, QUICK).extra_bytes
+            plan = plan_order(graph, size, options, deadline=deadline, finish=False)
+            found[size] = plan.extra_bytes
         except ModelError:
             found[size] = None
+        except TimeoutError:
+            pass
 
     sizes = [round(lowest * (peak / lowest) ** (n / (POINTS - 1))) for n in range(POINTS)]
     for number in COARSE_TO_FINE:

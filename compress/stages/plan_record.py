@@ -59,6 +59,7 @@ def make_record(
         target=None if device is None else device.name,
         advisory=advisory,
         scratchpad_bytes=program.capacity,
+        align_bytes=program.align,
         tiled=chosen.tiled,
         status="optimal" if chosen.optimal else "feasible",
         method=chosen.method,

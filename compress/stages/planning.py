@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import tempfile
@@ -21,13 +20,16 @@ from compress.execute.session import random_feeds, value_shapes
 from compress.graph.traversal import static_shape
 from compress.hardware.device import Device, load_device
 from compress.hardware.host import detect
+from compress.passes.schedule.alignment import DEFAULT_ALIGN, aligned, check_align
 from compress.passes.schedule.extract import Extracted, check_inputs, extract
 from compress.passes.schedule.kernels import looked_up_bytes, order_nodes
 from compress.passes.schedule.lower_whole import lower_whole
+from compress.passes.schedule.problem import Graph, Plan, extra_bytes
 from compress.passes.schedule.program import Program
 from compress.passes.schedule.solve import schedule
 from compress.passes.schedule.tiling.extract import striped
 from compress.passes.schedule.tiling.graphs import Tiling, tile
+from compress.passes.schedule.tiling.groups import TilingOptions
 from compress.progress import Progress, Silent
 from compress.report.memory_plan import MemoryPlan, Proof
 from compress.stages.inspection import Source
@@ -47,8 +49,20 @@ LARGEST_SCRATCHPAD = 2**36
 WHOLE_SHARE = 0.6
 """Of the time, for plans of whole tensors."""
 
-THOROUGH = 4
-"""How many times as long the best plan of stripes takes as a quick one, about."""
+BOUNDS_SHARE = 0.4
+"""Of the time, for bounds and baselines at most."""
+
+STAGES = (
+    TilingOptions(most_operators=1, thorough=False),
+    TilingOptions(most_operators=3, thorough=False),
+    QUICK,
+    TilingOptions(),
+)
+"""What is tried one after the other while there is time: each takes some times as long as the one
+before. The first one gives a plan at once; longer groups move less, and now and then fit alone."""
+
+SEARCH_SHARE = 0.9
+"""Of the time, for all plans; bounds and baselines have the rest."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,6 +98,7 @@ def make_plan(
     *,
     sram: int | None = None,
     target: str | os.PathLike[str] | None = None,
+    align: int = DEFAULT_ALIGN,
     time_limit_s: float = 60.0,
     seed: int = 0,
     verify: bool = True,
@@ -99,13 +114,16 @@ def make_plan(
         source: how to load it.
         sram: bytes of the scratchpad; None: the device's.
         target: name of a device profile, or a TOML file; None: any scratchpad.
-        time_limit_s: for the search, in seconds. Better plans take longer; there is always one if
-            one exists.
+        align: bytes that addresses are multiples of, a power of two. Off-chip bytes are those of
+            the tensors all the same.
+        time_limit_s: for the search and its bounds, in seconds. Better plans take longer; there is
+            always one if one exists, however long the first one takes. Reading the model and
+            executing the plan are not counted.
         seed: of the search, and of the inputs that the plan is executed with.
         verify: execute the plan. It is checked in any case.
 
     Raises:
-        UsageError: no size is known, or it cannot be meant.
+        UsageError: no size is known, or it cannot be meant; or the alignment is no power of two.
         ModelError: the model cannot be scheduled ahead, or an operator does not fit; one line says
             which and what to do.
         DeviceError: the executed plan gives other outputs than onnxruntime.
@@ -113,7 +131,7 @@ def make_plan(
     told = progress or Silent()
     device = None if target is None else load_device(_named(target))
     capacity, advisory = scratchpad_of(device, sram)
-    started = time.monotonic()
+    check_align(align)
     with tempfile.TemporaryDirectory(prefix="compress-") as scratch:
         with told.step("reading the model", None):
             subject = source.open(model, Path(scratch), allow_quantized=True)
@@ -124,13 +142,15 @@ def make_plan(
     extracted = extract(subject.model)
     if not extracted.graph.operators:
         raise ModelError("the model computes nothing: there is nothing to schedule")
+    started = time.monotonic()
+    problem = aligned(extracted, align)
     with told.step("scheduling", None):
-        chosen = _search(extracted, capacity, time_limit_s, seed)
+        chosen = _search(extracted, problem, capacity, align, SEARCH_SHARE * time_limit_s, seed)
     seconds = time.monotonic() - started
     verdict = _checked(chosen.program, extracted)
-    left = max(2.0, time_limit_s - seconds)
+    left = min(time_limit_s - seconds, BOUNDS_SHARE * time_limit_s)
     with told.step("comparing with bounds and baselines", None):
-        bounds = find_bounds(extracted, chosen, verdict, seconds=min(left, 0.4 * time_limit_s))
+        bounds = find_bounds(extracted, problem, chosen, verdict, align=align, seconds=left)
     proof = Proof(checked=True, executed=False)
     if verify:
         with told.step("executing the plan in one byte buffer", None):
@@ -146,6 +166,7 @@ def make_plan(
             exact=found.exact,
             largest_error=found.largest_error,
             reference=found.reference,
+            differing=found.differing,
         )
     record = make_record(
         subject.name,
@@ -168,7 +189,9 @@ def scratchpad_of(device: Device | None, sram: int | None) -> tuple[int, bool]:
     Raises:
         UsageError: no size is known, or it cannot be meant.
     """
-    advisory = device is not None and device.runtime != "scratchpad"
+    advisory = (
+        device is not None and device.runtime != "scratchpad" and device.scratchpad_bytes is None
+    )
     if sram is None and device is not None:
         caches = device.caches_bytes
         sram = device.scratchpad_bytes or (caches.l2 or caches.l3 if advisory else None)
@@ -226,8 +249,13 @@ def _named(target: str | os.PathLike[str]) -> str | Path:
     return target if isinstance(target, str) else Path(target)
 
 
-def _search(extracted: Extracted, capacity: int, seconds: float, seed: int) -> Chosen:
+def _search(
+    extracted: Extracted, problem: Graph, capacity: int, align: int, seconds: float, seed: int
+) -> Chosen:
     """The plan that moves the least of those found in time.
+
+    Args:
+        problem: of whole tensors, sizes rounded up.
 
     Raises:
         ModelError: there is none; says what is missing the least.
@@ -235,10 +263,10 @@ def _search(extracted: Extracted, capacity: int, seconds: float, seed: int) -> C
     started = time.monotonic()
     refusals: list[ModelError] = []
     found: list[Chosen] = []
-    orders = [tuple(range(len(extracted.graph.operators)))]
+    orders: list[tuple[int, ...]] = []
     try:
         plan = schedule(
-            extracted.graph,
+            problem,
             capacity,
             seconds=WHOLE_SHARE * seconds,
             threads=detect().physical_cores or 1,
@@ -250,19 +278,20 @@ def _search(extracted: Extracted, capacity: int, seconds: float, seed: int) -> C
         if plan.order:
             orders.append(plan.order)
         if plan.order and plan.packed:
-            program = lower_whole(extracted, plan, capacity)
-            optimal = plan.status == "optimal"
-            found.append(Chosen(program, optimal, plan.method, plan.extra_bytes, plan.bound))
+            found.append(_whole(extracted, problem, plan, capacity, align))
     if found and found[0].extra_bytes == 0:
         return found[0]
-    orders.append(smallest_peak(extracted.graph, seconds=0.05 * seconds)[1])
+    orders.append(smallest_peak(problem, seconds=0.05 * seconds)[1])
+    deadline = started + seconds
     try:
-        found.append(_tiled(extracted, capacity, orders, started + seconds))
+        found.append(_tiled(extracted, capacity, align, orders, deadline, finish=not found))
     except ModelError as error:
         refusals.append(error)
+    except TimeoutError:
+        pass
     if not found:
-        whole = largest_operator(extracted.graph)
-        if capacity < whole.bytes <= smallest_in_stripes(extracted):
+        whole = largest_operator(problem)
+        if capacity < whole.bytes <= smallest_in_stripes(extracted, align, deadline=deadline):
             raise ModelError(
                 f"a scratchpad of {capacity} bytes is too small: operator {whole.name} needs "
                 f"{whole.bytes} bytes, and no fewer in stripes"
@@ -271,26 +300,64 @@ def _search(extracted: Extracted, capacity: int, seconds: float, seed: int) -> C
     return min(found, key=lambda chosen: chosen.program.off_chip_bytes)
 
 
+def _whole(extracted: Extracted, problem: Graph, plan: Plan, capacity: int, align: int) -> Chosen:
+    """A plan of whole tensors. What it moves and its bound are counted in bytes as they are."""
+    exact = extracted.graph
+    least = min(
+        (
+            ours.bytes / room.bytes
+            for ours, room in zip(exact.tensors, problem.tensors, strict=True)
+        ),
+        default=1.0,
+    )
+    extra, bound = extra_bytes(exact, plan.stays), int(plan.bound * least)
+    optimal = extra == 0 or (least == 1.0 and plan.status == "optimal")
+    program = lower_whole(extracted, plan, capacity, align=align)
+    return Chosen(program, optimal, plan.method, extra, bound)
+
+
 def _tiled(
-    extracted: Extracted, capacity: int, orders: Iterable[tuple[int, ...]], deadline: float
+    extracted: Extracted,
+    capacity: int,
+    align: int,
+    orders: Iterable[tuple[int, ...]],
+    deadline: float,
+    *,
+    finish: bool,
 ) -> Chosen:
-    """The best plan of stripes: a quick one, then the best one if there is time for it.
+    """The best plan of stripes that is found in time, by `STAGES`.
+
+    With `finish` the first plan is found however long it takes.
 
     Raises:
         ModelError: there is none.
+        TimeoutError: there is none yet, and nothing was to `finish`.
     """
     graph = striped(extracted)
-    started = time.monotonic()
+    given = tuple(range(len(graph.operators)))
     found: Tiling | None = None
-    with contextlib.suppress(ModelError):
-        found = tile(graph, capacity, QUICK, orders)
-    taken = time.monotonic() - started
-    unfinished = found is None or found.plan.extra_bytes > 0
-    if unfinished and (found is None or started + THOROUGH * taken < deadline):
-        thorough = tile(graph, capacity, orders=orders)
-        if found is None or thorough.plan.off_chip_bytes < found.plan.off_chip_bytes:
-            found = thorough
-    assert found is not None
+    refusal: ModelError | None = None
+    for stage in STAGES:
+        if found is not None and (not found.plan.extra_bytes or time.monotonic() >= deadline):
+            break
+        first = given if found is None else found.order
+        try:
+            other = tile(
+                graph,
+                capacity,
+                dataclasses.replace(stage, align=align),
+                (first, given, *orders),
+                deadline=deadline,
+                finish=finish and found is None,
+            )
+        except ModelError as error:
+            refusal = error
+        except TimeoutError:
+            break
+        else:
+            found = min(found or other, other, key=lambda tiling: tiling.plan.off_chip_bytes)
+    if found is None:
+        raise refusal or TimeoutError
     extra = found.plan.extra_bytes
     program = with_look_ups(found.program, extracted)
     method = "stripes" if found.double_buffer else "stripes, copies waiting for computation"

@@ -64,6 +64,7 @@ def result() -> types.SimpleNamespace:
         model=ir.from_proto(onnx.parser.parse_model(text)),
         report=report,
         plan=plan,
+        memory=None,
         exit_code=report.exit_code,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import types
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def test_the_options_reach_the_api(invoke: Invoke, planner: Any) -> None:
     done = invoke(
         *("plan", "net.pt", "--model", "net.py:build", "--shape", "x=1x3", "--set", "a=1"),
         *("--sram", "256KiB", "--target", "gap8", "--time-limit", "2m", "--seed", "7"),
-        *("--no-verify", "--trust-pickle"),
+        *("--no-verify", "--trust-pickle", "--align", "64"),
     )
     assert done.exit_code == 0, done.output
     ((verb, arguments, options),) = planner.calls
@@ -57,6 +58,7 @@ def test_the_options_reach_the_api(invoke: Invoke, planner: Any) -> None:
     assert options == {
         "sram": 256 * 1024,
         "target": "gap8",
+        "align": 64,
         "factory": "net.py:build",
         "shapes": {"x": (1, 3)},
         "fixed_inputs": {"a": "1"},
@@ -72,6 +74,7 @@ def test_what_is_left_out(invoke: Invoke, planner: Any) -> None:
     options = planner.calls[0][2]
     assert options["sram"] == 1_000_000
     assert options["target"] is None
+    assert options["align"] == 16
     assert options["verify"]
     assert options["time_limit_s"] == 60.0
 
@@ -129,6 +132,31 @@ def test_baselines_and_advice(invoke: Invoke, planner: Any, found: Planned) -> N
 def test_json_alone(invoke: Invoke, planner: Any, found: Planned) -> None:
     text = invoke("plan", "net.onnx", "--sram", "1MiB", "--json").stdout
     assert MemoryPlan.model_validate(json.loads(text)) == found.plan
+
+
+def test_json_is_alone_on_standard_output(
+    invoke: Invoke, planner: Any, found: Planned, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Solvers print from C, past Python's streams."""
+
+    def noisy(*_: Any, **__: Any) -> Planned:
+        os.write(1, b"Welcome to the solver\n")
+        print("hello")
+        return found
+
+    planner.plan = noisy
+    done = invoke("plan", "net.onnx", "--sram", "1MiB", "--json")
+    assert MemoryPlan.model_validate(json.loads(done.stdout)) == found.plan
+    out, err = capfd.readouterr()
+    assert "solver" not in out
+    assert "Welcome to the solver" in err
+
+
+def test_ties_are_told(invoke: Invoke, planner: Any, found: Planned) -> None:
+    proof = found.plan.proof.model_copy(update={"differing": 3, "exact": False})
+    planner.answer = changed(found, proof=proof)
+    text = invoke("plan", "net.onnx", "--sram", "1MiB").stdout
+    assert "but for 3 elements halfway between two levels, rounded the other way" in text
 
 
 def test_the_folder(invoke: Invoke, planner: Any) -> None:

@@ -19,7 +19,7 @@ EVERYTHING = """
 run nets/model.pt --model nets/net.py:build --target raspberry-pi-5 --data calib.npz
 --eval eval.py:evaluate --max-drop 1% --max-latency 5ms --speedup 2x --max-size 4MB
 --shape x=1x3x224x224 --shape mask=7 --set training=false --objective size
---techniques quantize,prune --time-limit 10m --seed 7 --no-resume --trust-pickle -o out
+--techniques quantize,prune --labels --time-limit 10m --seed 7 --no-resume --trust-pickle -o out
 """
 FILES = {"model.onnx", "report.json", "report.html", "plan.json"}
 
@@ -48,6 +48,7 @@ def test_all_options_reach_the_api(invoke: Invoke, api: Any, result: types.Simpl
         "fixed_inputs": {"training": "false"},
         "objective": "size",
         "techniques": ("quantize", "prune"),
+        "labels": True,
         "time_limit_s": 600.0,
         "seed": 7,
         "resume": False,
@@ -71,6 +72,7 @@ def test_defaults(invoke: Invoke, api: Any, result: types.SimpleNamespace) -> No
         "fixed_inputs": None,
         "objective": "latency",
         "techniques": ("quantize",),
+        "labels": False,
         "time_limit_s": None,
         "seed": 0,
         "resume": True,

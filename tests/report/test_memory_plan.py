@@ -16,8 +16,8 @@ import pytest
 from compress.errors import UsageError
 from compress.report import memory_plan as schema
 from compress.report.c_header import c_header, identifiers
-from compress.report.memory_plan import MemoryPlan, is_memory_plan
 from compress.report.folder import save_plan
+from compress.report.memory_plan import MemoryPlan, is_memory_plan
 from compress.report.scratchpad_picture import colour, picture
 from compress.report.write_json import to_json
 
@@ -52,6 +52,7 @@ def sample(name: str = "x", *, advisory: bool = False) -> MemoryPlan:
         model="model.onnx",
         advisory=advisory,
         scratchpad_bytes=256,
+        align_bytes=16,
         tiled=True,
         status="feasible",
         method="stripes",
@@ -114,6 +115,7 @@ def compiled(header: str, tmp_path: Path, expression: str) -> int:
     ("expression", "value"),
     [
         ("COMPRESS_SCRATCHPAD_BYTES", 256),
+        ("COMPRESS_ALIGN_BYTES", 16),
         ("COMPRESS_OFFSET_y", 64),
         ("COMPRESS_TENSOR_y", 1),
         ("COMPRESS_OPERATOR_relu_x", 0),

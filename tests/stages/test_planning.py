@@ -159,6 +159,39 @@ def test_the_refusal_is_about_what_is_missing_the_least() -> None:
     assert plan.proof.exact
 
 
+@pytest.mark.parametrize("sram", [47_000, 2**20])
+def test_addresses_are_multiples(sram: int) -> None:
+    plans = {align: planned(sram=sram, align=align).plan for align in (1, 16, 256)}
+    for align, plan in plans.items():
+        assert plan.align_bytes == align
+        assert all(buffer.address % align == 0 for buffer in plan.buffers)
+        assert plan.bounds.compulsory_bytes == plans[1].bounds.compulsory_bytes
+    assert planned(sram=sram).plan.align_bytes == 16
+    with pytest.raises(UsageError, match="power of two"):
+        planned(align=12)
+
+
+def test_bounds_are_those_of_bytes_as_they_are() -> None:
+    """Each way of a costs 404 bytes, though it takes 416."""
+    proto = small_networks.network(
+        "g (float[1,101] x, float[1,101] z) => (float[1,202] y) {"
+        " a = Softmax(x) b = Softmax(z) c = Concat<axis = 1>(a, b) y = Relu(c) }"
+    )
+    plan = planned(proto, sram=1240, shapes=None).plan
+    assert plan.traffic.extra_bytes == 808
+    assert 0 < plan.traffic.bound_bytes <= 808
+    assert plan.proof.exact
+
+
+@pytest.mark.parametrize("sram", [14_000, 47_000, 2**20])
+def test_there_is_a_plan_in_no_time(sram: int) -> None:
+    model = ir.to_proto(networks.int8(networks.cnn())) if sram < 20_000 else None
+    shapes = None if model else SHAPES
+    plan = planned(model, sram=sram, shapes=shapes, time_limit_s=0.0).plan
+    assert plan.proof.executed
+    assert plan.bounds.curve
+
+
 def test_parts_of_a_concatenation_are_made_in_place() -> None:
     proto = small_networks.network(
         "g (float[1,100] x, float[1,100] z) => (float[1,200] y) {"

@@ -41,8 +41,9 @@ class Verdict:
 def check(program: Program, extracted: Extracted) -> Verdict:
     """Whether a program carries out the network, step by step.
 
-    1. Every buffer lies inside the scratchpad and has room for what it holds. Two that are
-       occupied at the same step do not overlap unless they share.
+    1. Every buffer lies inside the scratchpad, at a multiple of the program's alignment, and has
+       room for what it holds. Two that are occupied at the same step do not overlap unless they
+       share.
     2. A step uses buffers only while they are occupied.
     3. What is read was written, and nothing has been written over it since: neither other rows
        of a rolling buffer nor another buffer at the same addresses. An operator reads all rows
@@ -112,6 +113,8 @@ class _Checker:
         for buffer in self.program.buffers:
             if buffer.address < 0 or buffer.address + buffer.bytes > self.program.capacity:
                 self.problems.append(f"{buffer.name} does not lie inside the scratchpad")
+            if buffer.address % self.program.align:
+                self.problems.append(f"{buffer.name} lies at no multiple of {self.program.align}")
             if buffer.layout == "scratch":
                 continue
             if buffer.tensor not in self.values:

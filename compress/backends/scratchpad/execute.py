@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,16 @@ from compress.passes.schedule.program import Buffer, Program, Step
 
 Bytes = npt.NDArray[np.uint8]
 
+Watch = Callable[[str, "tuple[int, int] | None", Array], None]
+"""Is told (tensor, rows, what was computed) by every step that computes; None: all rows."""
+
 UNWRITTEN = 0xA5
 """What the scratchpad holds before anything is written to it, as far as it is used."""
 
 
-def execute(program: Program, extracted: Extracted, feeds: Feeds) -> dict[str, Array]:
+def execute(
+    program: Program, extracted: Extracted, feeds: Feeds, watch: Watch | None = None
+) -> dict[str, Array]:
     """The network's outputs, computed step by step.
 
     The scratchpad is one array of `program.capacity` bytes. Every tensor is read from and written
@@ -36,18 +41,21 @@ def execute(program: Program, extracted: Extracted, feeds: Feeds) -> dict[str, A
         program: what to run; its layouts are documented there.
         extracted: the model that it was made from.
         feeds: the network's inputs by name.
+        watch: sees what operators write, and changes nothing.
 
     Raises:
         ModelError: a step asks for what cannot be done: an operator that cannot run row by row,
             a tensor that is not off chip.
         DeviceError: onnxruntime refuses an operator.
     """
-    return _Machine(program, extracted, feeds).run()
+    return _Machine(program, extracted, feeds, watch).run()
 
 
 class _Machine:
-    def __init__(self, program: Program, extracted: Extracted, feeds: Feeds) -> None:
-        self.program, self.extracted = program, extracted
+    def __init__(
+        self, program: Program, extracted: Extracted, feeds: Feeds, watch: Watch | None
+    ) -> None:
+        self.program, self.extracted, self.watch = program, extracted, watch
         self.memory: Bytes = np.empty(program.capacity, np.uint8)
         self.memory[: program.peak] = UNWRITTEN
         self.kernels = {kernel.name: kernel for kernel in extracted.kernels}
@@ -176,28 +184,27 @@ class _Machine:
         made = self._session(kernel, weights, border)(feeds)
         for buffer in outputs:
             self._write(buffer, made[buffer.tensor], rows)
+            if self.watch is not None:
+                self.watch(buffer.tensor, rows, made[buffer.tensor])
 
     def _weight(self, step: int, name: str, at: Mapping[str, Buffer]) -> bytes:
-        """The content of a weight, as it is read from the scratchpad."""
+        """The content of a weight, as it is read from the scratchpad.
+
+        One that has no buffer of its own passes through the scratch buffer of its step: each block
+        is loaded there, over the one before, and read from there.
+        """
         if name in at:
             return self._bytes(at[name]).tobytes()
-        content = self._off_chip(name)
-        place = next(
-            (
-                b
-                for b in self.program.buffers
-                if b.layout == "scratch" and b.first <= step <= b.last
-            ),
-            None,
-        )
+        place = next((b for b in self.scratch if b.first <= step <= b.last), None)
         if place is None:
             raise ModelError(f"weight {shown(name)} has no place to pass through")
-        pieces = []
+        content, window = self._off_chip(name), self._bytes(place)
+        blocks = []
         for start in range(0, len(content), place.bytes):
-            piece = content[start : start + place.bytes]
-            self._bytes(place)[: len(piece)] = piece
-            pieces.append(self._bytes(place)[: len(piece)].tobytes())
-        return b"".join(pieces)
+            block = content[start : start + place.bytes]
+            window[: len(block)] = block
+            blocks.append(window[: len(block)].tobytes())
+        return b"".join(blocks)
 
     def _bytes(self, buffer: Buffer) -> Bytes:
         """A view of a buffer."""

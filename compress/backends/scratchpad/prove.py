@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from compress.backends.scratchpad.by_operator import Recorder, compare_operators, has_integers
 from compress.backends.scratchpad.execute import execute
 from compress.backends.scratchpad.operators import submodel
 from compress.execute.runtime import Array, Feeds, Session, session_options
@@ -21,6 +22,7 @@ TOLERANCE = 1e-5
 
 WHOLE = "onnxruntime on the whole model"
 ONE_BY_ONE = "onnxruntime, one operator at a time"
+SAME_INPUTS = "onnxruntime, each operator on the inputs that the execution gave it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,16 +30,20 @@ class Comparison:
     """How the outputs compare.
 
     Attributes:
-        holds: they are equal, up to `TOLERANCE` where they are floats computed from floats.
+        holds: they are equal, up to `TOLERANCE` where they are floats computed from floats, and up
+            to ties where they are made of integers.
         exact: they are equal bit by bit.
-        largest_error: see `largest_error`.
+        largest_error: see `largest_error`. Where operators were compared on the same inputs, it
+            is what their ties add up to in the outputs.
         reference: what they were compared with.
+        differing: integers, of all that operators write, that were rounded to the next level.
     """
 
     holds: bool
     exact: bool
     largest_error: float
     reference: str
+    differing: int = 0
 
 
 def prove(program: Program, extracted: Extracted, feeds: Feeds) -> Comparison:
@@ -47,14 +53,19 @@ def prove(program: Program, extracted: Extracted, feeds: Feeds) -> Comparison:
     else runs with. onnxruntime fuses across operators there, and rounds floats elsewhere: where a
     network magnifies that beyond the tolerance (runs at other levels differ as much), the
     reference are its operators one at a time on whole tensors, which leaves only what the plan
-    does.
+    does. Where integers still differ, each operator is compared on the inputs that it had, and
+    ties may be rounded either way (see `by_operator`).
     """
-    found = execute(program, extracted, feeds)
+    recorder = Recorder(extracted) if has_integers(extracted) else None
+    found = execute(program, extracted, feeds, recorder)
     error = largest_error(found, Runner(extracted.model)(feeds))
-    reference = WHOLE
-    if error > TOLERANCE:
-        error, reference = largest_error(found, one_by_one(extracted, feeds)), ONE_BY_ONE
-    return Comparison(error <= TOLERANCE, error == 0.0, error, reference)
+    if error <= TOLERANCE:
+        return Comparison(True, error == 0.0, error, WHOLE)
+    error = largest_error(found, one_by_one(extracted, feeds))
+    if error <= TOLERANCE or recorder is None:
+        return Comparison(error <= TOLERANCE, error == 0.0, error, ONE_BY_ONE)
+    agreement = compare_operators(extracted, feeds, found, recorder)
+    return Comparison(agreement.holds, False, error, SAME_INPUTS, agreement.differing)
 
 
 def one_by_one(extracted: Extracted, feeds: Feeds) -> dict[str, Array]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from compress.passes.schedule.alignment import round_up
 from compress.passes.schedule.extract import Extracted
 from compress.passes.schedule.kernels import looked_up_bytes, value_bytes
 from compress.passes.schedule.problem import Plan, Stay
 from compress.passes.schedule.program import Buffer, Program, Step
 
 
-def lower_whole(extracted: Extracted, plan: Plan, capacity: int) -> Program:
+def lower_whole(extracted: Extracted, plan: Plan, capacity: int, *, align: int = 1) -> Program:
     """The program of a plan whose stays and workspaces have addresses.
 
     At each position of the order: tensors that come from off chip are loaded, then the operator's
@@ -23,18 +24,21 @@ def lower_whole(extracted: Extracted, plan: Plan, capacity: int) -> Program:
         extracted: the problem and its model.
         plan: with addresses.
         capacity: of the scratchpad, in bytes.
+        align: bytes that the plan's addresses are multiples of; its workspaces have room for each
+            weight at such an address.
 
     Raises:
         ValueError: the plan has no addresses.
     """
-    return _Lowering(extracted, plan, capacity).program()
+    return _Lowering(extracted, plan, capacity, align).program()
 
 
 class _Lowering:
-    def __init__(self, extracted: Extracted, plan: Plan, capacity: int) -> None:
+    def __init__(self, extracted: Extracted, plan: Plan, capacity: int, align: int) -> None:
         if not plan.packed:
             raise ValueError("the plan has no addresses")
         self.extracted, self.plan, self.capacity = extracted, plan, capacity
+        self.align = align
         self.steps: list[Step] = []
         self.buffers: dict[str, Buffer] = {}
         self.loads: dict[int, list[Stay]] = {}
@@ -66,7 +70,7 @@ class _Lowering:
             for name in ends.pop(position, ()):
                 self._end(name, max(computed, self.buffers[name].last))
         buffers = _with_shares(self.buffers, self._shared_pairs())
-        return Program(self.capacity, tuple(buffers.values()), tuple(self.steps))
+        return Program(self.capacity, tuple(buffers.values()), tuple(self.steps), self.align)
 
     def _begin(self, tensor: int, stay: Stay, ends: dict[int, list[str]]) -> str:
         own = self.extracted.graph.tensors[tensor]
@@ -110,7 +114,7 @@ class _Lowering:
             self.buffers[name] = Buffer(name, name, address, size, len(self.steps), len(self.steps))
             self.steps.append(Step("load", outputs=(name,), bytes=size, compulsory=True))
             names.append(name)
-            address += size
+            address += round_up(size, self.align)
         return names
 
     def _compute(self, operator: int, weights: list[str], ends: dict[int, list[str]]) -> None:

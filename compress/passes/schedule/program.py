@@ -55,7 +55,9 @@ class Step:
         inputs, outputs: names of buffers, in the operator's order. A weight that was loaded to
             the scratchpad stands among the inputs.
         rows: first row and the one after the last.
-        bytes: that cross the border of the chip.
+        bytes: that cross the border of the chip. Of a "compute" they are those of weights that
+            have no buffer among the inputs: they pass through a "scratch" buffer during the step,
+            block by block, each time it runs; and rows that are looked up in a table off chip.
         compulsory: whether they do in every plan.
         group: number of the fused group that the step belongs to, if any.
     """
@@ -76,11 +78,13 @@ class Program:
 
     Attributes:
         capacity: bytes of the scratchpad.
+        align: bytes that the addresses of all buffers are multiples of.
     """
 
     capacity: int
     buffers: tuple[Buffer, ...]
     steps: tuple[Step, ...]
+    align: int = 1
 
     @functools.cached_property
     def by_name(self) -> dict[str, Buffer]:

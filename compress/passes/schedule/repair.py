@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from compress.passes.schedule.candidates import Candidate, cost_of, everything_leaves, plan_of
 from compress.passes.schedule.clock import Clock
+from compress.passes.schedule.mend import mend
 from compress.passes.schedule.offsets import greedy, pack
 from compress.passes.schedule.placing import blocks_of
 from compress.passes.schedule.presolve import Instance
 from compress.passes.schedule.problem import Plan, Stay
+
+MENDING_SHARE = 0.9
+"""Of the time, for changes at single places."""
 
 PACKING_SHARE = 0.03
 """Of the time left, for finding addresses after each change."""
@@ -18,6 +22,21 @@ FEW = 4
 
 def repair(instance: Instance, known: Candidate, capacity: int, *, seconds: float) -> Candidate:
     """A plan that has addresses, from one that may have none.
+
+    Single places are mended (`compress.passes.schedule.mend`); if that takes too long, the rest is
+    thinned out.
+
+    Args:
+        capacity: bytes.
+    """
+    mended, packed = mend(instance, known, capacity, seconds=MENDING_SHARE * seconds)
+    if packed:
+        return mended
+    return thinned(instance, mended, capacity, seconds=(1 - MENDING_SHARE) * seconds)
+
+
+def thinned(instance: Instance, known: Candidate, capacity: int, *, seconds: float) -> Candidate:
+    """The same, sooner and worse.
 
     What a greedy layout puts above the capacity leaves for the longest time that it is not used;
     where it is used at every step, the cheapest neighbour does. In the end nothing stays between

@@ -11,7 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import importlib.util
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compress.passes.schedule.candidates import Candidate, Solved, solved
@@ -44,7 +44,6 @@ def best_retention(
     seed: int = 0,
     order: Sequence[int] | None = None,
     known: Candidate | None = None,
-    free: Collection[int] | None = None,
     at_most: int | None = None,
     bound: int = 0,
 ) -> Solved:
@@ -54,8 +53,6 @@ def best_retention(
         threads: up to two run the two ways of proving; more of them CP-SAT's own choice beside.
         order: if given, the order is fixed.
         known: a plan to begin with.
-        free: operators that may move, which follow one another in the known plan. All others stay
-            where they are, and what is loaded for them is not changed.
         at_most: cost of the worst plan that is of interest.
         bound: lower bound that is already known.
     """
@@ -67,8 +64,6 @@ def best_retention(
         built.model.add(built.cost >= bound)
     if known is not None:
         built.hint(known.order, known.loads)
-        if free is not None:
-            built.keep(known, free)
     race = _Race(built, seed, bound)
     if threads > 1:
         strategies = [LEARNING, BOUNDING]

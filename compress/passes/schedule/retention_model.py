@@ -12,7 +12,7 @@ last to read it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from compress.passes.schedule.bottlenecks import add_bottlenecks
@@ -161,23 +161,6 @@ class RetentionModel:
                 model.add_implication(load, store)
             terms.append(instance.store_costs[tensor] * store)
         return terms
-
-    def keep(self, known: Candidate, free: Collection[int]) -> None:
-        """Fixes positions and loads of all operators but some that follow one another."""
-        place = {operator: p for p, operator in enumerate(known.order)}
-        first, last = min(place[o] for o in free), max(place[o] for o in free)
-        for operator, variable in enumerate(self.positions):
-            if operator in free:
-                self.model.add_linear_constraint(variable, first, last)
-            else:
-                self.model.add(variable == place[operator])
-        moving, loaded = set(free), set(known.loads)
-        for tensor, readers in enumerate(self.instance.consumers):
-            if self.instance.producers[tensor] is None and readers:
-                loaded.add((tensor, min(readers, key=place.__getitem__)))
-        for key, load in self.loads.items():
-            if key[1] not in moving:
-                self.model.add(load == (key in loaded))
 
     def candidate(self, solver: Any) -> Candidate:
         """The plan that a solver found."""

@@ -22,11 +22,12 @@ from compress.passes.schedule import orders, retention
 from compress.passes.schedule.candidates import Candidate, everything_leaves, plan_of
 from compress.passes.schedule.clock import Clock
 from compress.passes.schedule.divide import LARGE, divide
+from compress.passes.schedule.mend import METHOD as MENDED
 from compress.passes.schedule.placed_residency import best_placed
 from compress.passes.schedule.placing import place
 from compress.passes.schedule.presolve import Instance, presolve
 from compress.passes.schedule.problem import Graph, Plan
-from compress.passes.schedule.repair import repair
+from compress.passes.schedule.repair import repair, thinned
 from compress.passes.schedule.residency import best_residency
 
 SEARCH_SHARE = 0.2
@@ -40,6 +41,16 @@ ALONE_S = 0.15
 
 PLACING_SHARE = 0.2
 """Of the time, kept for addresses."""
+
+EASY_SHARE, MENDING_SHARE = 0.1, 0.4
+"""The same where the graph is large, by whether the best plan so far is placed at once: the more
+steps, the likelier one of them cannot be packed."""
+
+MENDED_S = 10.0
+"""For the addresses of a plan that is known to have some, at most."""
+
+PROBE_S = 2.0
+"""For trying that, and for the first plan of a large graph."""
 
 TIGHTER = (0.995, 0.99, 0.98, 0.97, 0.95, 0.93, 0.9, 0.85, 0.8, 0.7, 0.6)
 """Shares of the capacity that plans are made for where those for all of it cannot be placed."""
@@ -160,7 +171,7 @@ def _search_orders(search: _Search, clock: Clock, seed: int, threads: int, exact
     search.pool += orders.search(instance, lowest.order, seconds=searching, seed=seed)
     if not exact or search.proven:
         return
-    working = clock.left - PLACING_SHARE * clock.seconds
+    working = clock.left - _keeping(search, seed) * clock.seconds
     if search.best is not None:
         divided = divide(instance, search.best, seconds=working, threads=threads, seed=seed)
         search.pool.append(divided.candidate)
@@ -171,6 +182,17 @@ def _search_orders(search: _Search, clock: Clock, seed: int, threads: int, exact
     search.infeasible = found.status == "infeasible"
     if found.candidate is not None:
         search.pool.append(found.candidate)
+
+
+def _keeping(search: _Search, seed: int) -> float:
+    """Share of the time that is kept for addresses."""
+    instance, best = search.instance, search.best
+    if instance.operators <= LARGE or best is None:
+        return PLACING_SHARE
+    plan = plan_of(instance, best, 0)
+    capacity = instance.capacity * instance.unit
+    easy = place(instance, plan, capacity, seconds=PROBE_S, seed=seed) is not None
+    return EASY_SHARE if easy else MENDING_SHARE
 
 
 def _placed(
@@ -194,16 +216,20 @@ def _placed(
             plan = together
             break
         key = (candidate.order, tuple(sorted(candidate.loads)))
-        if key in tried:
+        if key in tried and candidate.method != MENDED:
             continue
         tried.add(key)
         plan = plan_of(instance, candidate, search.bound)
-        allowed = min(5.0, max(0.5, 0.3 * clock.left))
+        longest = 5.0 if instance.operators <= LARGE else PROBE_S
+        allowed = min(longest, max(0.5, 0.3 * clock.left))
+        if candidate.method == MENDED:  # it was packed before; that takes as long again
+            allowed = MENDED_S
         placed = place(instance, plan, capacity, seconds=allowed, threads=threads, seed=seed)
         if placed is not None:
             plan = placed
             break
-        if len(tried) == 1 and proof and retention.cp_sat_available():
+        small = instance.operators <= LARGE
+        if len(tried) == 1 and small and proof and retention.cp_sat_available():
             together = _placed_together(search, clock, threads, seed)
     if plan is None:
         raise ValueError("there was no plan to place")
@@ -264,6 +290,11 @@ def _alternatives(
             if other.candidate is not None:
                 yield other.candidate
     others: list[Candidate] = [c for c in pool if c.cost > best.cost]
+    if instance.operators > LARGE:
+        yield repair(instance, best, capacity, seconds=0.8 * clock.left)
+        yield thinned(instance, best, capacity, seconds=0.5 * clock.left)
+        yield everything_leaves(instance, best.order)
+        return
     chosen = list(dict.fromkeys(c.order for c in pool))[:ORDERS]
     mended = [
         repair(instance, c, capacity, seconds=0.4 * clock.left / ORDERS) for c in pool[:ORDERS]

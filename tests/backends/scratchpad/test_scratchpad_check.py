@@ -66,6 +66,7 @@ def test_the_program_of_these_tests(small: Extracted) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Program], Program], str]] = {
     "outside": (lambda p: dataclasses.replace(p, capacity=p.peak - 1), "inside the scratchpad"),
+    "alignment": (lambda p: dataclasses.replace(changed(p, "x", address=8), align=16), "x lies at"),
     "below": (lambda p: changed(p, "x", address=-1), "x does not lie inside"),
     "overlap": (lambda p: changed(p, "a", address=p.by_name["x"].address), "overlaps"),
     "too small": (lambda p: changed(p, "y", bytes=95), "y has 95 bytes and needs 96"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 
 from compress.errors import ModelError
-from compress.passes.schedule.tiling.bounds import Behind
+from compress.passes.schedule.tiling.bounds import Behind, least_room
 from compress.passes.schedule.tiling.groups import Stripes, TilingOptions, stripes_ending_at
 from compress.passes.schedule.tiling.operators import StripedGraph
 from compress.passes.schedule.tiling.plans import TiledGroup, TiledPlan
@@ -38,7 +40,14 @@ FIRST = Effort(states=8, subsets=2)
 SECOND = Effort(states=64, subsets=5, choices=1_000_000)
 
 
-def plan_order(graph: StripedGraph, capacity: int, options: TilingOptions = DEFAULTS) -> TiledPlan:
+def plan_order(
+    graph: StripedGraph,
+    capacity: int,
+    options: TilingOptions = DEFAULTS,
+    *,
+    deadline: float = math.inf,
+    finish: bool = True,
+) -> TiledPlan:
     """The plan of the least off-chip bytes for the operators in their order.
 
     Dynamic program over cuts. A state says which of the planes that are needed behind the cut are
@@ -53,21 +62,59 @@ def plan_order(graph: StripedGraph, capacity: int, options: TilingOptions = DEFA
     intervals of the order, unless so many planes cross a cut that states were left out
     (`TiledPlan.exact`).
 
+    Args:
+        capacity: of the scratchpad, in bytes.
+        deadline: of `time.monotonic()`; the second pass is given up then.
+        finish: whether the first pass goes on beyond it.
+
     Raises:
         ModelError: no plan fits; it names the operator that needs the most.
+        TimeoutError: the first pass was given up.
+    """
+    plan = quick_plan(graph, capacity, options, deadline=math.inf if finish else deadline)
+    if plan is None:
+        raise too_small(graph, capacity, options)
+    return improve(plan, deadline=deadline) if options.thorough else plan
+
+
+def quick_plan(
+    graph: StripedGraph, capacity: int, options: TilingOptions, *, deadline: float = math.inf
+) -> TiledPlan | None:
+    """What the first pass of `plan_order` finds; None if no plan fits.
+
+    Raises:
+        TimeoutError: it is later than the deadline, of `time.monotonic()`.
     """
     started = time.monotonic()
+    if not fits(graph, capacity, options):
+        return None
     first = _Search(graph, capacity, options, FIRST)
-    if not first.run():
-        raise too_small(graph, capacity, options)
-    best, exact = first, first.exact or first.total == graph.compulsory_bytes
-    if not exact and options.thorough:
-        second = _Search(graph, capacity, options, SECOND, first.total)
-        if second.run():
-            best = second
-        exact = second.exact
+    if not first.run(deadline):
+        return None
+    exact = first.exact or first.total == graph.compulsory_bytes
     seconds = time.monotonic() - started
-    return TiledPlan(graph, capacity, options, best.groups(), best.total, exact, seconds)
+    return TiledPlan(graph, capacity, options, first.groups(), first.total, exact, seconds)
+
+
+def improve(plan: TiledPlan, *, deadline: float = math.inf) -> TiledPlan:
+    """A plan of the same order that moves less, if the second pass finds one until a deadline."""
+    if plan.exact:
+        return plan
+    started = time.monotonic()
+    search = _Search(plan.graph, plan.capacity, plan.options, SECOND, plan.off_chip_bytes)
+    better = False
+    with contextlib.suppress(TimeoutError):
+        better = search.run(deadline)
+    seconds = plan.seconds + time.monotonic() - started
+    if not better:
+        return dataclasses.replace(plan, exact=search.exact, seconds=seconds)
+    return dataclasses.replace(
+        plan,
+        groups=search.groups(),
+        off_chip_bytes=search.total,
+        exact=search.exact,
+        seconds=seconds,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,22 +148,32 @@ class _Search:
         self.active: list[list[State]] = [[()]]
         """By cut, the states that groups begin from."""
         self.stream = [options.stream_bytes(operator) for operator in graph.operators]
-        self.behind = Behind(graph)
+        self.behind = Behind(graph, options)
+        self.pinned = [options.pinned_bytes(operator) for operator in graph.operators]
 
     @property
     def total(self) -> int:
         return self.best[-1][()].bytes
 
-    def run(self) -> bool:
-        """Whether there is a plan (below the limit)."""
+    def run(self, deadline: float) -> bool:
+        """Whether there is a plan (below the limit).
+
+        Raises:
+            TimeoutError: it is later than the deadline, of `time.monotonic()`.
+        """
         graph = self.graph
         for stop in range(1, len(graph.operators) + 1):
+            if not any(self.active[-self.options.most_operators :]):
+                return False
             found: dict[State, _Entry] = {}
             done: set[tuple[int, State, tuple[str, ...], tuple[str, ...]]] = set()
             if self.effort.choices is not None and self.tried > self.effort.choices:
                 self.exact = False
                 return False
             for stripes in stripes_ending_at(graph, stop, self.capacity, self.options):
+                if time.monotonic() > deadline:
+                    self.exact = False
+                    raise TimeoutError
                 if self.active[stripes.start]:
                     self._extend(stripes, found, done)
             self.best.append(found)
@@ -132,11 +189,12 @@ class _Search:
         """Relaxes the states behind a group. `done` holds what more stripes cannot improve."""
         positions = range(stripes.start, stripes.stop)
         items = tuple(
-            WeightItem(self.graph.operators[n].weight_bytes, self.stream[n], runs)
+            WeightItem(self.graph.operators[n].weight_bytes, self.pinned[n], self.stream[n], runs)
             for n, runs in zip(positions, stripes.runs, strict=True)
         )
         least = max(self.stream[n] for n in positions)
-        sides = Sides(self.graph, stripes, self.capacity - least, self.effort.subsets)
+        room = self.capacity - least
+        sides = Sides(self.graph, stripes, self.options, room, self.effort.subsets)
         for state in self.active[stripes.start]:
             before = self.best[stripes.start][state].bytes
             free = self.capacity - self.behind.resident_bytes(state) - least
@@ -252,21 +310,34 @@ class _Search:
         )
 
 
-def smallest_scratchpad(graph: StripedGraph, options: TilingOptions = DEFAULTS) -> tuple[int, str]:
+def fits(graph: StripedGraph, capacity: int, options: TilingOptions) -> bool:
+    """Whether there is a plan for this order; that takes much less time than to find it."""
+    if least_room(graph, options)[0] > capacity:
+        return False
+    alone = dataclasses.replace(options, most_operators=1)
+    return any(smallest_scratchpad(graph, each)[0] <= capacity for each in (alone, options))
+
+
+def smallest_scratchpad(
+    graph: StripedGraph, options: TilingOptions = DEFAULTS, *, deadline: float = math.inf
+) -> tuple[int, str]:
     """The bytes below which no plan exists for this order, and the operator that needs them.
 
-    Everything arrives and leaves row by row then, and weights pass through.
+    Everything arrives and leaves row by row then, and weights pass through. Beyond a deadline of
+    `time.monotonic()` groups are no longer tried, which may need less than their operators alone.
     """
+    alone = dataclasses.replace(options, most_operators=1)
     single = [0] * len(graph.operators)
     needs: list[tuple[int, int, int]] = [(0, 0, 0)]
     for stop in range(1, len(graph.operators) + 1):
         options_here: list[tuple[int, int, int]] = []
-        for stripes in stripes_ending_at(graph, stop, None, options):
+        tried = options if time.monotonic() < deadline else alone
+        for stripes in stripes_ending_at(graph, stop, None, tried):
             positions = range(stripes.start, stripes.stop)
             sides = (stripes.arriving | stripes.leaving).items()
             footprint = (
                 stripes.inside_bytes
-                + sum(rows * graph.planes[name].row_bytes for name, rows in sides)
+                + sum(options.room(rows * graph.planes[name].row_bytes) for name, rows in sides)
                 + max(options.stream_bytes(graph.operators[n]) for n in positions)
             )
             if len(positions) == 1:
@@ -280,7 +351,9 @@ def smallest_scratchpad(graph: StripedGraph, options: TilingOptions = DEFAULTS) 
 
 def too_small(graph: StripedGraph, capacity: int, options: TilingOptions) -> ModelError:
     """What to say where nothing fits."""
-    needed, operator = smallest_scratchpad(graph, options)
+    needed, operator = least_room(graph, options)
+    if needed <= capacity:
+        needed, operator = smallest_scratchpad(graph, options)
     return ModelError(
         f"a scratchpad of {capacity} bytes is too small: operator {operator} needs {needed} bytes, "
         "row by row and with its weights passing through"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from collections.abc import Iterable
 
-from compress.errors import ModelError, UsageError
+from compress.errors import UsageError
 from compress.passes.schedule.program import Program
-from compress.passes.schedule.tiling.chains import DEFAULTS, plan_order
+from compress.passes.schedule.tiling.chains import DEFAULTS, improve, quick_plan, too_small
 from compress.passes.schedule.tiling.groups import TilingOptions
-from compress.passes.schedule.tiling.lower import lower
+from compress.passes.schedule.tiling.lower import PACKING_SECONDS, lower
 from compress.passes.schedule.tiling.operators import StripedGraph
 from compress.passes.schedule.tiling.plans import TiledPlan
 
@@ -18,6 +20,9 @@ SHRINKS = 12
 
 SHRINK = 0.98
 """By how much at a time."""
+
+SHORT_PACKING_SECONDS = 0.5
+"""For addresses of a plan where time is out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,65 +45,89 @@ def tile(
     capacity: int,
     options: TilingOptions = DEFAULTS,
     orders: Iterable[tuple[int, ...]] = (),
+    *,
+    deadline: float = math.inf,
+    finish: bool = True,
 ) -> Tiling:
     """The best plan over some orders of the operators, carried out within the capacity.
 
-    Tried are the order that the graph has, one that keeps little alive, and `orders`, as a
-    scheduler of whole tensors proposes them. Where nothing fits with two buffers for what arrives
+    Tried are `orders`, as a scheduler of whole tensors proposes them, the order that the graph has,
+    and one that keeps little alive. Where nothing fits with two buffers for what arrives
     and leaves, one has to do.
 
     Args:
         capacity: of the scratchpad, in bytes.
         orders: valid orders, as positions in the graph.
+        deadline: of `time.monotonic()`. Beyond it only what a first plan takes goes on.
+        finish: whether that goes on; there always is a plan then, if there are any.
 
     Raises:
         UsageError: the capacity is not positive.
         ModelError: no plan fits; it names the operator that needs the most.
+        TimeoutError: there is no plan yet, and nothing was to go on.
     """
     if capacity < 1:
         raise UsageError(f"a scratchpad of {capacity} bytes: give a positive size")
     given = tuple(range(len(graph.operators)))
-    candidates = list(dict.fromkeys((given, least_live_order(graph), *orders)))
-    try:
-        return _best(graph, capacity, options, candidates)
-    except ModelError:
-        if not options.double_buffer:
-            raise
-        single = dataclasses.replace(options, double_buffer=False)
-        return _best(graph, capacity, single, candidates)
+    candidates = list(dict.fromkeys((*orders, given, least_live_order(graph))))
+    tried = (options, dataclasses.replace(options, double_buffer=False))
+    for each in tried if options.double_buffer else (options,):
+        found = _best(graph, capacity, each, candidates, deadline, finish)
+        if found is not None:
+            return found
+    raise too_small(graph, capacity, tried[-1])
 
 
 def _best(
-    graph: StripedGraph, capacity: int, options: TilingOptions, orders: list[tuple[int, ...]]
-) -> Tiling:
-    quick = dataclasses.replace(options, thorough=False)
+    graph: StripedGraph,
+    capacity: int,
+    options: TilingOptions,
+    orders: list[tuple[int, ...]],
+    deadline: float,
+    finish: bool,
+) -> Tiling | None:
+    """None if no plan fits, or no addresses were found."""
     found: list[tuple[TiledPlan, tuple[int, ...]]] = []
-    failures: list[ModelError] = []
     for order in orders:
         try:
-            found.append((plan_order(graph.reordered(order), capacity, quick), order))
-        except ModelError as error:
-            failures.append(error)
-            continue
-        if not found[-1][0].extra_bytes:
+            until = math.inf if finish and not found else deadline
+            plan = quick_plan(graph.reordered(order), capacity, options, deadline=until)
+        except TimeoutError:
+            if not found:
+                raise
             break
+        if plan is not None:
+            found.append((plan, order))
+            if not plan.extra_bytes:
+                break
     if not found:
-        raise failures[0]
+        return None
     plan, order = min(found, key=lambda pair: pair[0].off_chip_bytes)
-    if options.thorough and not plan.exact:
-        plan = plan_order(plan.graph, capacity, options)
-    program = lower(plan)
+    if options.thorough:
+        plan = improve(plan, deadline=deadline)
+    lowered = _lowered(plan, deadline)
+    return None if lowered is None else Tiling(*lowered, order, options.double_buffer)
+
+
+def _lowered(plan: TiledPlan, deadline: float) -> tuple[TiledPlan, Program] | None:
+    """A plan with addresses: itself, or a similar one that is made for less memory."""
+    capacity = plan.capacity
+    program = lower(plan, seconds=_packing_seconds(deadline))
     less = capacity
     for _ in range(SHRINKS):
         if program is not None:
-            break
+            return plan, program
         less = int(less * SHRINK)
-        smaller = plan_order(plan.graph, less, quick)
+        smaller = quick_plan(plan.graph, less, plan.options)
+        if smaller is None:
+            return None
         plan = dataclasses.replace(smaller, capacity=capacity, exact=False)
-        program = lower(plan)
-    if program is None:
-        raise ModelError(f"no addresses were found within a scratchpad of {capacity} bytes")
-    return Tiling(plan, program, order, options.double_buffer)
+        program = lower(plan, seconds=_packing_seconds(deadline))
+    return None if program is None else (plan, program)
+
+
+def _packing_seconds(deadline: float) -> float:
+    return min(PACKING_SECONDS, max(SHORT_PACKING_SECONDS, deadline - time.monotonic()))
 
 
 def least_live_order(graph: StripedGraph) -> tuple[int, ...]:

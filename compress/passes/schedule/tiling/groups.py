@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
+from compress.passes.schedule.alignment import round_up
 from compress.passes.schedule.tiling.operators import StripedGraph, StripedOperator
 from compress.passes.schedule.tiling.rows import (
     even_ends,
@@ -34,6 +35,7 @@ class TilingOptions:
         weight_bytes: of such a block, unless one channel has more.
         thorough: what a quick search found is searched again with more states, where it may not be
             the optimum. It takes a few times as long.
+        align: bytes that addresses are multiples of.
     """
 
     most_operators: int = 16
@@ -41,12 +43,21 @@ class TilingOptions:
     weight_blocks: int = 16
     weight_bytes: int = 8192
     thorough: bool = True
+    align: int = 1
+
+    def room(self, size: int) -> int:
+        """What a buffer of `size` bytes takes."""
+        return round_up(size, self.align)
+
+    def pinned_bytes(self, operator: StripedOperator) -> int:
+        """Room for an operator's weights where they stay."""
+        return sum(self.room(size) for _, size in operator.weights)
 
     def stream_bytes(self, operator: StripedOperator) -> int:
         """Room for weights that pass through instead of staying."""
         channel = max(1, -(-operator.weight_bytes // operator.blocks))
         block = channel * max(1, min(self.weight_blocks, self.weight_bytes // channel))
-        return min(operator.weight_bytes, block * (2 if self.double_buffer else 1))
+        return self.room(min(operator.weight_bytes, block * (2 if self.double_buffer else 1)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Stripes:
         arriving: likewise of each input, where it is streamed in.
         leaving: likewise of each plane that is needed later, where it is streamed out.
         runs: by operator, the number of stripes in which it has something to do.
-        inside_bytes: of all buffers inside.
+        inside_bytes: room for all buffers inside.
     """
 
     start: int
@@ -154,7 +165,9 @@ class _Backwards:
                 },
                 dict(self.leaving),
                 tuple(reversed(self.runs)),
-                sum(rows * planes[v].row_bytes for v, rows in self.inside.items()),
+                sum(
+                    self.options.room(rows * planes[v].row_bytes) for v, rows in self.inside.items()
+                ),
             )
 
     def _add(self, operator: StripedOperator) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from compress.passes.schedule.alignment import round_up
 from compress.passes.schedule.offsets import Block, Part, pack
 from compress.passes.schedule.program import Buffer, Program, Step
 from compress.passes.schedule.tiling.operators import StripedOperator
@@ -16,8 +17,8 @@ PACKING_SECONDS = 5.0
 """For addresses of one plan; nearly all take milliseconds."""
 
 
-def lower(plan: TiledPlan) -> Program | None:
-    """The program of a tiled plan; None if no addresses were found within its capacity.
+def lower(plan: TiledPlan, *, seconds: float = PACKING_SECONDS) -> Program | None:
+    """The program of a tiled plan; None if no addresses were found within its capacity in time.
 
     A group begins with the inputs that stay as a whole and the weights that stay. Before each
     stripe is computed, the rows of the next one arrive, where the plan has two buffers for them;
@@ -28,7 +29,7 @@ def lower(plan: TiledPlan) -> Program | None:
     lowering = _Lowering(plan)
     for number, group in enumerate(plan.groups):
         lowering.add(number, group)
-    return lowering.program()
+    return lowering.program(seconds)
 
 
 class _Lowering:
@@ -197,17 +198,18 @@ class _Lowering:
         )
         self.loaded.update(weight for weight, _ in operator.weights)
 
-    def program(self) -> Program | None:
+    def program(self, seconds: float) -> Program | None:
+        align = self.plan.options.align
         names = list(self.buffers)
         blocks = [
-            Block((Part(buffer.first, buffer.last + 1, buffer.bytes),))
+            Block((Part(buffer.first, buffer.last + 1, round_up(buffer.bytes, align)),))
             for buffer in self.buffers.values()
         ]
-        packing = pack(blocks, self.plan.capacity, seconds=PACKING_SECONDS)
+        packing = pack(blocks, self.plan.capacity, seconds=seconds)
         if packing.offsets is None:
             return None
         buffers = tuple(
             dataclasses.replace(self.buffers[name], address=offset)
             for name, offset in zip(names, packing.offsets, strict=True)
         )
-        return Program(self.plan.capacity, buffers, tuple(self.steps))
+        return Program(self.plan.capacity, buffers, tuple(self.steps), align)

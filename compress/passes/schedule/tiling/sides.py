@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from compress.passes.schedule.tiling.groups import Stripes
+from compress.passes.schedule.tiling.groups import Stripes, TilingOptions
 from compress.passes.schedule.tiling.operators import StripedGraph
 from compress.passes.schedule.tiling.plans import TiledGroup
 
@@ -42,8 +42,11 @@ class Sides:
         exact: whether `choices` has all combinations.
     """
 
-    def __init__(self, graph: StripedGraph, stripes: Stripes, room: int, most: int) -> None:
-        self.graph, self.stripes, self.room, self.most = graph, stripes, room, most
+    def __init__(
+        self, graph: StripedGraph, stripes: Stripes, options: TilingOptions, room: int, most: int
+    ) -> None:
+        self.graph, self.stripes, self.options = graph, stripes, options
+        self.room, self.most = room, most
         operators = graph.operators[stripes.start : stripes.stop]
         self.weight_bytes = sum(operator.weight_bytes for operator in operators)
         # what is needed next comes first
@@ -96,7 +99,8 @@ class Sides:
             for name in absent:
                 plane = graph.planes[name]
                 whole = name in loads
-                room += (graph.wanted[name] if whole else stripes.arriving[name]) * plane.row_bytes
+                held = graph.wanted[name] if whole else stripes.arriving[name]
+                room += self.options.room(held * plane.row_bytes)
                 rows = graph.wanted[name] if whole else stripes.ends[name][-1]
                 moved += rows * plane.row_bytes
             yield loads, room, moved
@@ -105,7 +109,9 @@ class Sides:
         """(stays, room, off-chip bytes, added to the state) for outputs."""
         graph = self.graph
         room = sum(
-            (graph.wanted[name] if name in stays else rows) * graph.planes[name].row_bytes
+            self.options.room(
+                (graph.wanted[name] if name in stays else rows) * graph.planes[name].row_bytes
+            )
             for name, rows in self.stripes.leaving.items()
         )
         moved = sum(graph.moved_bytes(name) for name in self._streamed(stays))

@@ -12,12 +12,14 @@ class WeightItem:
     """The weights of one operator.
 
     Attributes:
-        bytes: that they take where they stay.
-        stream_bytes: that they take while they pass through; operators take turns in them.
+        bytes: that each of their passes moves.
+        room: bytes that they take where they stay.
+        stream_bytes: bytes that they take while they pass through; operators take turns in them.
         runs: how often they pass through.
     """
 
     bytes: int
+    room: int
     stream_bytes: int
     runs: int
 
@@ -62,11 +64,11 @@ def choose_weights(items: tuple[WeightItem, ...], room: int) -> WeightChoice | N
     best_found: WeightChoice | None = None
     for stream in sorted({0, *(item.stream_bytes for item in items)}):
         forced = [item.stream_bytes > stream for item in items]
-        left = room - stream - sum(i.bytes for i, f in zip(items, forced, strict=True) if f)
+        left = room - stream - sum(i.room for i, f in zip(items, forced, strict=True) if f)
         if left < 0:
             continue
         others = [n for n, f in enumerate(forced) if not f and items[n].reloaded > 0]
-        chosen = _knapsack([(items[n].bytes, items[n].reloaded) for n in others], left)
+        chosen = _knapsack([(items[n].room, items[n].reloaded) for n in others], left)
         staying = {others[k] for k in chosen}
         pinned = tuple(f or n in staying for n, f in enumerate(forced))
         choice = _measured(items, pinned)
@@ -76,7 +78,7 @@ def choose_weights(items: tuple[WeightItem, ...], room: int) -> WeightChoice | N
 
 
 def _measured(items: Sequence[WeightItem], pinned: tuple[bool, ...]) -> WeightChoice:
-    stays = sum(item.bytes for item, p in zip(items, pinned, strict=True) if p)
+    stays = sum(item.room for item, p in zip(items, pinned, strict=True) if p)
     passes = [item for item, p in zip(items, pinned, strict=True) if not p]
     stream = max((item.stream_bytes for item in passes), default=0)
     return WeightChoice(pinned, stays, stream, sum(item.reloaded for item in passes))

@@ -11,7 +11,7 @@ from compress.passes.schedule.tiling.weights import WeightItem, choose_weights
 
 ITEMS = st.lists(
     st.builds(
-        lambda size, share, runs: WeightItem(size, size * share // 4, runs),
+        lambda size, share, runs: WeightItem(size, size, size * share // 4, runs),
         st.integers(0, 40),
         st.integers(1, 4),
         st.integers(1, 5),
@@ -41,7 +41,7 @@ def test_no_choice_loads_less(items: tuple[WeightItem, ...], room: int) -> None:
 
 
 def test_sixteen_operators_take_no_time() -> None:
-    items = tuple(WeightItem(1000 + 37 * n * n, 100, 7) for n in range(16))
+    items = tuple(WeightItem(1000 + 37 * n * n, 1000 + 37 * n * n, 100, 7) for n in range(16))
     choice = choose_weights(items, 30_000)
     assert choice is not None
     assert 29_900 < choice.bytes <= 30_000
