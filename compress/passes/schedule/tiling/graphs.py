@@ -53,7 +53,7 @@ def tile(
 
     Tried are `orders`, as a scheduler of whole tensors proposes them, the order that the graph has,
     and one that keeps little alive. Where nothing fits with two buffers for what arrives
-    and leaves, one has to do.
+    and leaves, or one moves less, one has to do: copies then wait.
 
     Args:
         capacity: of the scratchpad, in bytes.
@@ -70,12 +70,20 @@ def tile(
         raise UsageError(f"a scratchpad of {capacity} bytes: give a positive size")
     given = tuple(range(len(graph.operators)))
     candidates = list(dict.fromkeys((*orders, given, least_live_order(graph))))
-    tried = (options, dataclasses.replace(options, double_buffer=False))
-    for each in tried if options.double_buffer else (options,):
-        found = _best(graph, capacity, each, candidates, deadline, finish)
-        if found is not None:
-            return found
-    raise too_small(graph, capacity, tried[-1])
+    single = dataclasses.replace(options, double_buffer=False)
+    found = _best(graph, capacity, options, candidates, deadline, finish)
+    if options.double_buffer and (found is None or found.plan.extra_bytes):
+        try:
+            other = _best(graph, capacity, single, candidates, deadline, finish and found is None)
+        except TimeoutError:
+            other = None
+        if found is None or (
+            other is not None and other.plan.off_chip_bytes < found.plan.off_chip_bytes
+        ):
+            found = other
+    if found is None:
+        raise too_small(graph, capacity, single)
+    return found
 
 
 def _best(
