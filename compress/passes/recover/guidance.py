@@ -17,7 +17,7 @@ MOST_HINTS = 3
 SAMPLES = 64
 """That sensitivities are taken on."""
 
-SHARE_LEFT_ALONE = 0.02
+SHARE_LEFT_ALONE = 0.005
 """Of the sum of all sensitivities: what the layers that are frozen have together at most."""
 
 

@@ -48,9 +48,10 @@ def test_more_memory_never_costs_more(graph: StripedGraph, double_buffer: bool) 
 @settings(max_examples=60, deadline=None)
 @given(graphs())
 def test_below_the_smallest_scratchpad_nothing_fits(graph: StripedGraph) -> None:
-    least, operator = smallest_scratchpad(graph)
+    least, _ = smallest_scratchpad(graph)
     assert plan_order(graph, least).peak <= least
-    with pytest.raises(ModelError, match=f"operator {operator} needs {least} bytes"):
+    # of several that need as much, either may be named
+    with pytest.raises(ModelError, match=rf"operator \w+ needs {least} bytes"):
         plan_order(graph, least - 1)
 
 
