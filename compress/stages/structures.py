@@ -12,6 +12,7 @@ import onnx_ir as ir
 from compress.evidence.data import CalibrationData, open_calibration
 from compress.evidence.digest import digest
 from compress.evidence.labels import labels_of
+from compress.execute.torch_threads import let_threads_sleep
 from compress.passes.frontiers import undominated
 from compress.passes.merge.technique import Merge
 from compress.passes.prune.technique import Prune
@@ -158,6 +159,7 @@ def _unready(model: ir.Model) -> str:
     """Why networks cannot be recovered here, or nothing."""
     if importlib.util.find_spec("torch") is None:
         return "recovering them takes torch (pip install 'compress[torch]')"
+    let_threads_sleep()
     from compress.execute.differentiable import unsupported
 
     nodes = unsupported(model)

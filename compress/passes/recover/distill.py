@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from compress.errors import UsageError
 from compress.evidence.distortion import OutputKind
 from compress.evidence.store import EvidenceStore
 from compress.execute.memory import keeping_freed
+from compress.execute.torch_threads import threads_of_torch
 from compress.passes.recover.pool import Batch, Pool
 
 if TYPE_CHECKING:
@@ -171,32 +171,18 @@ class _Run:
     def train(
         self, store: EvidenceStore, key: str, advance: Callable[[float], None]
     ) -> dict[str, Array]:
-        # threads that spin while they wait crawl as soon as anything else runs; has to be said
-        # before torch is loaded, and changes nothing afterwards
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        os.environ.setdefault("GOMP_SPINCOUNT", "0")
-        import torch
+        with threads_of_torch(self.threads):
+            import torch
 
-        from compress.execute.differentiable import TorchModel
+            from compress.execute.differentiable import TorchModel
 
-        before_threads = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
             module = TorchModel(self.student, trainable=self._trainable())
             module.to(memory_format=torch.channels_last)
             with keeping_freed():
                 return self._loop(module, store, key, advance)
-        finally:
-            torch.set_num_threads(before_threads)
 
     def _trainable(self) -> list[str]:
-        names = []
-        for name, value in self.student.graph.initializers.items():
-            tensor = value.const_value
-            usable = tensor is not None and tensor.dtype == ir.DataType.FLOAT and len(tensor.shape)
-            if usable and name not in self.schedule.frozen and value.uses():
-                names.append(str(name))
-        return names
+        return [n for n in trainable(self.student) if n not in self.schedule.frozen]
 
     def _loop(
         self,
@@ -288,7 +274,7 @@ class _Run:
         wanted = self.teacher(batch)
         weight = self.schedule.hint_weight * max(0.0, 1.0 - 2.0 * done) if self.hints else 0.0
         names = [*self.kinds, *(self.hints if weight else ())]
-        found = module(_tensors(self.pool.feeds(batch)), outputs=names)
+        found = module(as_tensors(self.pool.feeds(batch)), outputs=names)
         total = torch.zeros(())
         for name, kind in self.kinds.items():
             total = total + _distance(found[name], wanted[name], kind, scales[name])
@@ -387,6 +373,18 @@ class _State:
         self.step, self.planned, self.stale, self.restarts = (int(numbers[i]) for i in (2, 3, 5, 7))
 
 
+def trainable(model: ir.Model) -> list[str]:
+    """Names of the float initialisers that are read, but for single numbers."""
+    return [
+        str(name)
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+        and value.const_value.dtype == ir.DataType.FLOAT
+        and len(value.const_value.shape)
+        and value.uses()
+    ]
+
+
 def _checkpoint(key: str) -> str:
     return f"checkpoint-{key.rpartition('-')[2]}"
 
@@ -447,7 +445,8 @@ def _cross_entropy(
     return torch.nn.functional.cross_entropy(rows, target)
 
 
-def _tensors(feeds: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+def as_tensors(feeds: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+    """What a network is fed, as torch has it fastest."""
     import torch
 
     result = {}

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from compress.evidence.distortion import OutputKind
+from compress.execute.torch_threads import threads_of_torch
 from compress.graph.layers import find_layers
 from compress.graph.traversal import constant, static_shape
+from compress.passes.recover.distill import as_tensors, trainable
 from compress.passes.recover.pool import Pool
 
 MOST_HINTS = 3
@@ -105,29 +107,19 @@ def insensitive(
     from one backward pass per batch. Frozen is the longest tail of the ranking that has `share` of
     the sum.
     """
-    import torch
+    weights = [n for n in trainable(student) if _rank(student, n) > 1]
+    felt = dict.fromkeys(weights, 0.0)
+    with threads_of_torch(threads):
+        import torch
 
-    from compress.execute.differentiable import TorchModel
+        from compress.execute.differentiable import TorchModel
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        weights = [
-            str(name)
-            for name, value in student.graph.initializers.items()
-            if value.const_value is not None
-            and value.const_value.dtype == ir.DataType.FLOAT
-            and len(static_shape(value) or ()) > 1
-            and value.uses()
-        ]
         module = TorchModel(student, trainable=weights)
         names = [name for name, kind in kinds.items() if kind is not OutputKind.IGNORED]
         generator = torch.Generator().manual_seed(0)
-        felt = dict.fromkeys(weights, 0.0)
         seen = 0
         for batch in pool.batches(16):
-            feeds = {k: torch.from_numpy(v) for k, v in pool.feeds(batch).items()}
-            found = module(feeds, outputs=names)
+            found = module(as_tensors(pool.feeds(batch)), outputs=names)
             total = torch.zeros(())
             for value in found.values():
                 direction = torch.randn(value.shape, generator=generator)
@@ -141,8 +133,6 @@ def insensitive(
             seen += len(batch)
             if seen >= SAMPLES:
                 break
-    finally:
-        torch.set_num_threads(before)
     limit = share * sum(felt.values())
     frozen = []
     for name in sorted(weights, key=lambda n: (felt[n], n)):
@@ -151,3 +141,7 @@ def insensitive(
             break
         frozen.append(name)
     return frozenset(frozen)
+
+
+def _rank(model: ir.Model, name: str) -> int:
+    return len(static_shape(model.graph.initializers[name]) or ())
