@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.scratchpad_builder import Builder, Value
+from benchmarks.tflite.networks import MOBILENET_V2_STAGES
 from benchmarks.zoo import basic_pitch, ocr_det
 from compress.passes.schedule.extract import Extracted, extract
 from compress.passes.schedule.problem import Graph, Operator, Share
@@ -19,12 +20,6 @@ from compress.stages.inspection import Source
 
 CLASSES = 1000
 
-# (expand, channels, blocks, stride), Table 2 of "MobileNetV2: Inverted Residuals and Linear
-# Bottlenecks" (CVPR 2018).
-MOBILENET_V2 = (
-    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
-    (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
-)  # fmt: skip
 # (channels, blocks) of the 50-layer column, Table 1 of "Deep Residual Learning for Image
 # Recognition" (CVPR 2016).
 RESNET50 = ((64, 3), (128, 4), (256, 6), (512, 3))
@@ -37,7 +32,7 @@ GROWTH = 32
 def mobilenet_v2(net: Builder) -> Value:
     """MobileNetV2-1.0 at 224x224."""
     x = net.conv(net.input(3, 224, 224), 32, 3, 2)
-    for expand, channels, blocks, stride in MOBILENET_V2:
+    for expand, channels, blocks, stride in MOBILENET_V2_STAGES:
         for number in range(blocks):
             y = net.conv(x, expand * x.channels) if expand > 1 else x
             y = net.depthwise(y, 3, stride if number == 0 else 1)

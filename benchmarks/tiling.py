@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 
 from benchmarks.environment import describe
+from benchmarks.tflite.networks import MOBILENET_V2_STAGES
 from compress.errors import ModelError
 from compress.passes.schedule.alignment import DEFAULT_ALIGN
 from compress.passes.schedule.tiling.chains import plan_order, smallest_scratchpad
@@ -32,17 +33,6 @@ SIZES_KIB = (64, 80, 96, 128, 192, 256, 512, 1024, 1536)
 TARGETS = {128: 1.6, 256: 1.05, 512: 1.0, 1024: 1.0}
 """Multiples of the compulsory bytes, with skips."""
 
-STAGES = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
-"""(expansion, channels, blocks, stride of the first block) of MobileNetV2."""
-
 
 def mobilenet_v2(*, skips: bool = True, classifier: bool = False, side: int = 224) -> StripedGraph:
     """The network's operators and planes, one byte per element.
@@ -54,7 +44,7 @@ def mobilenet_v2(*, skips: bool = True, classifier: bool = False, side: int = 22
     """
     network = _Network(side)
     source, channels, number = network.convolve("stem", "image", 32, 3, 2), 32, 0
-    for expansion, width, blocks, stride in STAGES:
+    for expansion, width, blocks, stride in MOBILENET_V2_STAGES:
         for block in range(blocks):
             number += 1
             step = stride if block == 0 else 1

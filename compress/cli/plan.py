@@ -82,7 +82,7 @@ def command(
         raise click.UsageError("give the size of the scratchpad with --sram, or a --target")
     if out is not None:
         from compress.cli.output_folder import check_output
-        from compress.report.memory_plan import is_memory_plan
+        from compress.report.write_json import is_memory_plan
 
         check_output(out, (model, factory, target), force=force or is_memory_plan(out))
 

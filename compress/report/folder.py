@@ -17,10 +17,10 @@ import onnx_ir as ir
 from compress.errors import UsageError
 from compress.report.c_header import c_header
 from compress.report.html import PAGE_FILE, render
-from compress.report.memory_plan import MEMORY_PLAN_FILE, MemoryPlan, is_memory_plan
+from compress.report.memory_plan import MEMORY_PLAN_FILE, MemoryPlan
 from compress.report.schema import Plan, Report
 from compress.report.scratchpad_picture import picture
-from compress.report.write_json import PLAN_FILE, REPORT_FILE, is_result, to_json
+from compress.report.write_json import PLAN_FILE, REPORT_FILE, is_memory_plan, is_result, to_json
 
 HEADER_FILE = "memory_plan.h"
 PICTURE_FILE = "memory_plan.svg"
@@ -79,7 +79,7 @@ def save_plan(folder: Path, model: ir.Model, plan: MemoryPlan, *, force: bool = 
     Raises:
         UsageError: as `save` does.
     """
-    force = force or (is_memory_plan(folder) and not is_result(folder))
+    force = force or is_memory_plan(folder)
     return write_whole(folder, model, lambda: memory_files(plan), force=force)
 
 

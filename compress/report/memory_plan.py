@@ -6,8 +6,6 @@ is occupied from its first step to its last one, both included.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Literal
 
 import pydantic
@@ -183,12 +181,3 @@ class MemoryPlan(Record):
     tensors: list[TensorRecord]
     buffers: list[BufferRecord]
     steps: list[StepRecord]
-
-
-def is_memory_plan(folder: Path) -> bool:
-    """Whether the folder looks like what `compress plan` leaves behind, of whatever version."""
-    try:
-        content = json.loads((folder / MEMORY_PLAN_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and {"schema_version", "scratchpad_bytes"} <= content.keys()

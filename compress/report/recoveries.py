@@ -49,24 +49,49 @@ def tried(recoveries: Sequence[Recovery], candidates: Sequence[Candidate]) -> li
     return rows
 
 
-def in_words(changes: Sequence[StructureChange]) -> str:
-    """Merged, dropped and narrowed in one line: "7 layers to 1, 3 groups narrowed"."""
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """How much was changed.
+
+    Attributes:
+        merged: layers that became `spans` operators.
+        dropped: layers.
+        narrowed: groups of channels.
+    """
+
+    merged: int
+    spans: int
+    dropped: int
+    narrowed: int
+
+
+def count(changes: Sequence[StructureChange]) -> Counted:
+    """Merged, dropped and narrowed."""
     dropped = [c for c in changes if c.form.partition(" ")[0] == "drop"]
     merged = [c for c in changes if c.technique == "merge" and c not in dropped]
-    narrowed = sum(c.technique == "prune" for c in changes)
+    return Counted(
+        merged=sum(len(c.layers) for c in merged),
+        spans=len(merged),
+        dropped=sum(len(c.layers) for c in dropped),
+        narrowed=sum(c.technique == "prune" for c in changes),
+    )
+
+
+def in_words(changes: Sequence[StructureChange]) -> str:
+    """Merged, dropped and narrowed in one line: "7 layers to 1, 3 groups narrowed"."""
+    counted = count(changes)
     parts = []
-    if merged:
-        parts.append(f"{_layers(merged)} to {len(merged)}")
-    if dropped:
-        parts.append(f"{_layers(dropped)} dropped")
-    if narrowed:
-        parts.append(f"{narrowed} group{'s' if narrowed > 1 else ''} narrowed")
+    if counted.spans:
+        parts.append(f"{_several(counted.merged, 'layer')} to {counted.spans}")
+    if counted.dropped:
+        parts.append(f"{_several(counted.dropped, 'layer')} dropped")
+    if counted.narrowed:
+        parts.append(f"{_several(counted.narrowed, 'group')} narrowed")
     return ", ".join(parts)
 
 
-def _layers(changes: Sequence[StructureChange]) -> str:
-    count = sum(len(change.layers) for change in changes)
-    return f"{count} layer{'s' if count > 1 else ''}"
+def _several(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
 def _candidate(recovery: Recovery, candidates: Sequence[Candidate]) -> Candidate | None:

@@ -58,11 +58,20 @@ def read_memory_plan(folder: Path) -> MemoryPlan | None:
 
 def is_result(folder: Path) -> bool:
     """Whether the folder looks like what a run leaves behind, of whatever version."""
+    return _has_fields(folder / REPORT_FILE, {"schema_version", "compress_version"})
+
+
+def is_memory_plan(folder: Path) -> bool:
+    """Whether the folder looks like what `compress plan` leaves behind, of whatever version."""
+    return _has_fields(folder / MEMORY_PLAN_FILE, {"schema_version", "scratchpad_bytes"})
+
+
+def _has_fields(path: Path, fields: set[str]) -> bool:
     try:
-        content = json.loads((folder / REPORT_FILE).read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(content, dict) and {"schema_version", "compress_version"} <= content.keys()
+    return isinstance(content, dict) and fields <= content.keys()
 
 
 def _read(path: Path, kind: type[_Record], known: int = SCHEMA_VERSION) -> _Record:

@@ -19,7 +19,7 @@ from compress.passes.recover.original import Original
 from compress.passes.search import bisected
 from compress.passes.select import Problem
 from compress.report import schema
-from compress.report.recoveries import IN_FULL
+from compress.report.recoveries import IN_FULL, count
 from compress.stages.choices import Choices, Structure, shape_of, share_left
 from compress.stages.gather import Evidence, float_only, gather
 from compress.stages.run_context import Context
@@ -269,16 +269,7 @@ class Explorer:
         self.records.append(
             schema.Recovery(
                 name=name,
-                changes=[
-                    schema.StructureChange(
-                        technique=o.technique,
-                        form=o.form,
-                        layers=list(o.layers),
-                        latency_us=o.latency_us,
-                        distortion=o.distortion,
-                    )
-                    for o in structure.options
-                ],
+                changes=_changes(structure),
                 steps=recovered.steps,
                 planned=recovered.planned,
                 seconds=recovered.seconds,
@@ -295,17 +286,28 @@ class Explorer:
         return dataclasses.replace(found, outcome=dataclasses.replace(found.outcome, trials=trials))
 
 
+def _changes(structure: Structure) -> list[schema.StructureChange]:
+    return [
+        schema.StructureChange(
+            technique=o.technique,
+            form=o.form,
+            layers=list(o.layers),
+            latency_us=o.latency_us,
+            distortion=o.distortion,
+        )
+        for o in structure.options
+    ]
+
+
 def _in_words(structure: Structure) -> str:
-    merged = [o for o in structure.options if o.technique == "merge" and shape_of(o) != "drop"]
-    dropped = [o for o in structure.options if shape_of(o) == "drop"]
-    narrowed = [o for o in structure.options if o.technique == "prune"]
+    counted = count(_changes(structure))
     parts = []
-    if merged:
-        parts.append(f"merged {sum(len(o.layers) for o in merged)} layers to {len(merged)}")
-    if dropped:
-        parts.append(f"dropped {sum(len(o.layers) for o in dropped)} layers")
-    if narrowed:
-        parts.append(f"removed channels in {len(narrowed)} groups")
+    if counted.spans:
+        parts.append(f"merged {counted.merged} layers to {counted.spans}")
+    if counted.dropped:
+        parts.append(f"dropped {counted.dropped} layers")
+    if counted.narrowed:
+        parts.append(f"removed channels in {counted.narrowed} groups")
     text = ", ".join(parts)
     return text[:1].upper() + text[1:]
 

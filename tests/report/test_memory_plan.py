@@ -17,9 +17,9 @@ from compress.errors import UsageError
 from compress.report import memory_plan as schema
 from compress.report.c_header import c_header, identifiers
 from compress.report.folder import save_plan
-from compress.report.memory_plan import MemoryPlan, is_memory_plan
+from compress.report.memory_plan import MemoryPlan
 from compress.report.scratchpad_picture import colour, picture
-from compress.report.write_json import to_json
+from compress.report.write_json import is_memory_plan, to_json
 
 EVIL = 'x</title><script>&"*/\n#define EVIL\x1b[2J'
 SVG = "{http://www.w3.org/2000/svg}"

@@ -67,12 +67,28 @@ ALTERNATIVES = 4
 
 @dataclasses.dataclass
 class _Search:
-    """What is known so far, in units of the instance."""
+    """What is asked for, and what is known so far, in units of the instance.
+
+    Attributes:
+        capacity: bytes of the scratchpad.
+        exact: whether CP-SAT takes part, as far as graphs are not too large for it.
+        fixed: whether the order is given.
+    """
 
     instance: Instance
+    capacity: int
+    clock: Clock
+    threads: int
+    seed: int
+    exact: bool
+    fixed: bool
     pool: list[Candidate] = dataclasses.field(default_factory=list)
     bound: int = 0
     infeasible: bool = False
+
+    @property
+    def large(self) -> bool:
+        return self.instance.operators > LARGE
 
     @property
     def best(self) -> Candidate | None:
@@ -116,18 +132,19 @@ def schedule(
     instance.check_capacity()
     if not graph.operators:
         return Plan((), (), 0, status="optimal", method="presolve")
-    search = _Search(instance)
+    exact = proof and retention.cp_sat_available()
+    fixed = order is not None
+    search = _Search(instance, capacity, clock, threads, seed, exact, fixed)
     if order is not None:
-        _keep_order(search, check_order(graph, order), clock)
+        _keep_order(search, check_order(graph, order))
     else:
-        exact = proof and retention.cp_sat_available()
-        _search_orders(search, clock, seed, threads, exact)
+        _search_orders(search)
     if search.infeasible:
         which = "no order of the operators fits" if order is None else "the order does not fit"
         raise ModelError(f"{which} into {capacity} bytes; use tiling or a larger scratchpad")
     if search.best is None:
         return Plan((), (), 0, search.bound * instance.unit, "unknown", "", clock.spent)
-    return _placed(search, capacity, clock, threads, seed, fixed=order is not None, proof=proof)
+    return _placed(search)
 
 
 def check_order(graph: Graph, order: Sequence[int]) -> tuple[int, ...]:
@@ -148,8 +165,9 @@ def check_order(graph: Graph, order: Sequence[int]) -> tuple[int, ...]:
     return tuple(order)
 
 
-def _keep_order(search: _Search, order: tuple[int, ...], clock: Clock) -> None:
-    found = best_residency(search.instance, order, seconds=clock.left * (1 - PLACING_SHARE))
+def _keep_order(search: _Search, order: tuple[int, ...]) -> None:
+    seconds = search.clock.left * (1 - PLACING_SHARE)
+    found = best_residency(search.instance, order, seconds=seconds)
     search.bound = found.bound
     search.infeasible = found.status == "infeasible"
     if found.candidate is not None:
@@ -158,20 +176,20 @@ def _keep_order(search: _Search, order: tuple[int, ...], clock: Clock) -> None:
         search.pool.append(everything_leaves(search.instance, order))
 
 
-def _search_orders(search: _Search, clock: Clock, seed: int, threads: int, exact: bool) -> None:
-    instance = search.instance
+def _search_orders(search: _Search) -> None:
+    instance, clock, threads, seed = search.instance, search.clock, search.threads, search.seed
     lowest = orders.least_peak(instance, seconds=min(2.0, 0.05 * clock.left), seed=seed)
     if lowest.value <= instance.capacity:
         search.pool.append(Candidate(0, lowest.order, (), "least peak"))
         return
-    if exact:
+    if search.exact:
         searching = min(SEARCH_SHARE * clock.left, 0.3 + SEARCH_S * instance.operators)
     else:
         searching = min((1 - 2 * PLACING_SHARE) * clock.left, 1 + ALONE_S * instance.operators)
     search.pool += orders.search(instance, lowest.order, seconds=searching, seed=seed)
-    if not exact or search.proven:
+    if not search.exact or search.proven:
         return
-    working = clock.left - _keeping(search, seed) * clock.seconds
+    working = clock.left - _keeping(search) * clock.seconds
     if search.best is not None:
         divided = divide(instance, search.best, seconds=working, threads=threads, seed=seed)
         search.pool.append(divided.candidate)
@@ -184,34 +202,23 @@ def _search_orders(search: _Search, clock: Clock, seed: int, threads: int, exact
         search.pool.append(found.candidate)
 
 
-def _keeping(search: _Search, seed: int) -> float:
+def _keeping(search: _Search) -> float:
     """Share of the time that is kept for addresses."""
     instance, best = search.instance, search.best
-    if instance.operators <= LARGE or best is None:
+    if not search.large or best is None:
         return PLACING_SHARE
     plan = plan_of(instance, best, 0)
     capacity = instance.capacity * instance.unit
-    easy = place(instance, plan, capacity, seconds=PROBE_S, seed=seed) is not None
+    easy = place(instance, plan, capacity, seconds=PROBE_S, seed=search.seed) is not None
     return EASY_SHARE if easy else MENDING_SHARE
 
 
-def _placed(
-    search: _Search,
-    capacity: int,
-    clock: Clock,
-    threads: int,
-    seed: int,
-    *,
-    fixed: bool,
-    proof: bool,
-) -> Plan:
+def _placed(search: _Search) -> Plan:
     """The cheapest plan that addresses are found for."""
-    instance = search.instance
+    instance, clock = search.instance, search.clock
     tried: set[tuple[tuple[int, ...], tuple[tuple[int, int], ...]]] = set()
     plan = together = None
-    for candidate in _alternatives(
-        search, capacity, clock, threads, seed, fixed=fixed, proof=proof
-    ):
+    for candidate in _alternatives(search):
         if together is not None and candidate.cost * instance.unit >= together.extra_bytes:
             plan = together
             break
@@ -220,23 +227,28 @@ def _placed(
             continue
         tried.add(key)
         plan = plan_of(instance, candidate, search.bound)
-        longest = 5.0 if instance.operators <= LARGE else PROBE_S
-        allowed = min(longest, max(0.5, 0.3 * clock.left))
+        allowed = min(PROBE_S if search.large else 5.0, max(0.5, 0.3 * clock.left))
         if candidate.method == MENDED:  # it was packed before; that takes as long again
             allowed = MENDED_S
-        placed = place(instance, plan, capacity, seconds=allowed, threads=threads, seed=seed)
+        placed = place(
+            instance,
+            plan,
+            search.capacity,
+            seconds=allowed,
+            threads=search.threads,
+            seed=search.seed,
+        )
         if placed is not None:
             plan = placed
             break
-        small = instance.operators <= LARGE
-        if len(tried) == 1 and small and proof and retention.cp_sat_available():
-            together = _placed_together(search, clock, threads, seed)
+        if len(tried) == 1 and search.exact and not search.large:
+            together = _placed_together(search)
     if plan is None:
         raise ValueError("there was no plan to place")
     return dataclasses.replace(plan, seconds=clock.spent)
 
 
-def _placed_together(search: _Search, clock: Clock, threads: int, seed: int) -> Plan | None:
+def _placed_together(search: _Search) -> Plan | None:
     """The cheapest plan that residency and addresses together give for the best orders."""
     instance = search.instance
     firsts: dict[tuple[int, ...], Candidate] = {}
@@ -248,9 +260,9 @@ def _placed_together(search: _Search, clock: Clock, threads: int, seed: int) -> 
         placed = best_placed(
             instance,
             candidate.order,
-            seconds=TOGETHER_SHARE * clock.left / (len(chosen) - number),
-            threads=threads,
-            seed=seed,
+            seconds=TOGETHER_SHARE * search.clock.left / (len(chosen) - number),
+            threads=search.threads,
+            seed=search.seed,
             hint=plan_of(instance, candidate, 0),
         ).plan
         if placed is not None and (found is None or placed.extra_bytes < found.extra_bytes):
@@ -262,35 +274,26 @@ def _placed_together(search: _Search, clock: Clock, threads: int, seed: int) -> 
     return dataclasses.replace(found, bound=min(bound, found.extra_bytes), status=status)
 
 
-def _alternatives(
-    search: _Search,
-    capacity: int,
-    clock: Clock,
-    threads: int,
-    seed: int,
-    *,
-    fixed: bool,
-    proof: bool,
-) -> Iterator[Candidate]:
+def _alternatives(search: _Search) -> Iterator[Candidate]:
     """Plans to be placed, cheap ones first; the last one can always be placed."""
-    instance = search.instance
+    instance, capacity, clock = search.instance, search.capacity, search.clock
     pool = sorted(search.pool, key=lambda c: c.cost)
     best = pool[0]
     yield from (c for c in pool if c.cost == best.cost)
-    if not fixed and proof and retention.cp_sat_available() and instance.operators <= LARGE:
+    if not search.fixed and search.exact and not search.large:
         for number in range(ALTERNATIVES):
             other = retention.best_retention(
                 instance,
                 seconds=0.15 * clock.left,
-                threads=threads,
-                seed=seed + 1 + number,
+                threads=search.threads,
+                seed=search.seed + 1 + number,
                 at_most=best.cost,
                 bound=best.cost if search.proven else 0,
             )
             if other.candidate is not None:
                 yield other.candidate
     others: list[Candidate] = [c for c in pool if c.cost > best.cost]
-    if instance.operators > LARGE:
+    if search.large:
         yield repair(instance, best, capacity, seconds=0.8 * clock.left)
         yield thinned(instance, best, capacity, seconds=0.5 * clock.left)
         yield everything_leaves(instance, best.order)
