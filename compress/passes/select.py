@@ -205,7 +205,7 @@ def _solve(
     distortion = [(o.distortion, x) for o, x in zip(options, picks, strict=True)]
     size = [(float(o.bytes), x) for o, x in zip(options, picks, strict=True)]
     for number, (name, boundary) in enumerate(problem.boundaries.items()):
-        written = pulp.lpSum(picks[i] for i in writers.get(name, []))
+        written = _any_of(model, f"u{number}", options, picks, writers.get(name, []))
         if readers_u8.get(name) and boundary.quantize_us > 0:
             quantize = pulp.LpVariable(f"q{number}", 0, 1)
             for i in readers_u8[name]:
@@ -272,6 +272,26 @@ def _solve(
         "optimal" if proven else "feasible",
         seconds,
     )
+
+
+def _any_of(
+    model: Any, name: str, options: Sequence[Option], picks: Sequence[Any], indices: Sequence[int]
+) -> Any:
+    """1 if any of these options is chosen, else 0.
+
+    That is their sum where all of them cover one layer, so that no two are chosen together, as the
+    writers of a value of a network do.
+    """
+    import pulp
+
+    total = pulp.lpSum(picks[i] for i in indices)
+    if not indices or set.intersection(*(set(options[i].layers) for i in indices)):
+        return total
+    chosen = pulp.LpVariable(name, 0, 1)
+    model += chosen <= total
+    for i in indices:
+        model += chosen >= picks[i]
+    return chosen
 
 
 def _agree_on_widths(model: Any, options: Sequence[Option], picks: Sequence[Any]) -> None:

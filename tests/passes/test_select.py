@@ -330,3 +330,18 @@ def test_pareto_keeps_what_nothing_beats():
     points = [point(3, 1.0), point(1, 5.0), point(2, 5.0), point(4, 2.0), point(3, 2.0)]
     assert pareto(points) == [points[1], points[0]]
     assert pareto([]) == []
+
+
+def test_two_writers_of_a_value_convert_it_no_more_than_one():
+    """Options that cover different layers may say that they write the same value."""
+    options = tuple(
+        Option("merge", "int8", (layer,), 1.0, 1, 0.0, writes_uint8=frozenset({"v"}))
+        for layer in ("a", "b")
+    )
+    reader = Option("quantize", "int8", ("c",), 1.0, 1, 0.0, reads_uint8=frozenset({"v"}))
+    problem = Problem((*options, reader), {"v": Boundary("v", 0.0, 5.0)})
+    assert select(problem).latency_us == 3.0
+    assert select(problem, max_latency_us=3.0, objective="distortion").status == "optimal"
+    floating = Option("float", "float", ("d",), 1.0, 1, 0.0, reads_float=frozenset({"v"}))
+    both = Problem((*options, reader, floating), {"v": Boundary("v", 0.0, 5.0)})
+    assert select(both).latency_us == 9.0
